@@ -1,0 +1,1 @@
+"""The words of the platform: events, results, outcomes, models, deployments, errors. No I/O."""

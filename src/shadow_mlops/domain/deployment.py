@@ -1,0 +1,208 @@
+"""What a deployment is: the contents of the one reviewed YAML file."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from shadow_mlops.domain.features import Kind
+from shadow_mlops.domain.models import Task
+
+Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_BYTES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class Duration(float):
+    """Seconds, written in YAML as ``90d``, ``24h``, ``15m``, ``30s`` or a plain number of seconds."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Duration:
+        """Read a duration.
+
+        Raises
+        ------
+        ValueError
+            If it is not one.
+
+        >>> Duration.parse("90d") == 90 * 86400
+        True
+        """
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            return cls(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", str(value).strip())
+        if match is None:
+            raise ValueError(f"expected a duration such as 90d, 24h, 15m or 30s, got {value!r}")
+        return cls(float(match[1]) * _SECONDS[match[2]])
+
+
+class Size(int):
+    """Bytes, written in YAML as ``10GiB``, ``64MiB`` or a plain number."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Size:
+        """Read a size.
+
+        Raises
+        ------
+        ValueError
+            If it is not one.
+
+        >>> Size.parse("10GiB") == 10 * 2**30
+        True
+        """
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B?)", str(value).strip())
+        if match is None or match[2] not in _BYTES:
+            raise ValueError(f"expected a size such as 10GiB or 512MiB, got {value!r}")
+        return cls(float(match[1]) * _BYTES[match[2]])
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mapping of the deployment file; a key it does not have is refused."""
+
+
+class FeatureSpec(Part):
+    """What a signature cannot say of a feature."""
+
+    default: float | bool | str | None | msgspec.UnsetType = msgspec.UNSET
+    """Value when the request and the store have none; ``null`` declares it may be missing."""
+    kind: Kind | None = None
+    """Only for a feature that no model's signature has."""
+    drift: dict[str, Positive] = {}
+    pii: Literal["keep", "hash", "drop"] = "keep"
+
+
+class Decision(Part):
+    """How a score becomes a decision."""
+
+    threshold: Fraction = 0.5
+    tiers: dict[str, Fraction] = msgspec.field(
+        default_factory=lambda: {"LOW": 0.25, "MEDIUM": 0.5, "HIGH": 0.75, "CRITICAL": 1.0}
+    )
+    """Upper bounds, ascending; the last is 1."""
+
+
+class Shadow(Part):
+    """How challengers shadow."""
+
+    sample: Fraction = 1.0
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1)] = 1000
+    """For one micro-batch."""
+    max_lag: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+    """Events a challenger may be behind before whole ranges are shed."""
+
+
+class Log(Part):
+    """The event log."""
+
+    on_failure: Literal["answer", "refuse"] = "answer"
+    retain_days: Positive = 30
+    max_bytes: Size = Size(10 * 2**30)
+
+
+class Lake(Part):
+    """The archive."""
+
+    retain_days: Positive = 400
+
+
+class Labels(Part):
+    """Late truth."""
+
+    policy: Literal["first", "last", "reject"] = "first"
+    max_delay: Duration = Duration(90 * 86400)
+    cohort: Duration = Duration(86400)
+
+
+class Window(Part):
+    """The window of a drift check."""
+
+    hours: Positive = 24
+    min_rows: Annotated[int, msgspec.Meta(ge=1)] = 500
+
+
+class Drift(Part):
+    """Drift thresholds."""
+
+    psi: Positive = 0.3
+    ks: Positive = 0.1
+    js: Positive = 0.1
+    window: Window = Window()
+    retrain_on: tuple[Literal["psi", "ks", "js"], ...] = ("psi",)
+
+
+class Gate(Part):
+    """The promotion gate."""
+
+    metric: str = "log_loss"
+    kind: Literal["superior", "non_inferior"] = "superior"
+    margin: Positive | None = None
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    min_labels: Count = 200
+    max_labels: Annotated[int, msgspec.Meta(ge=1)] = 100_000
+    min_days: Annotated[float, msgspec.Meta(ge=0)] = 0
+    guardrails: tuple[dict[str, object], ...] = ()
+    auto_promote: bool = False
+
+
+class Canary(Part):
+    """Progressive rollout."""
+
+    steps: tuple[Fraction, ...] = (0.01, 0.1, 0.5)
+    values_per_step: Annotated[int, msgspec.Meta(ge=1)] = 2000
+
+
+class RetrainAction(Part):
+    """What retraining runs."""
+
+    command: tuple[str, ...] | None = None
+    webhook: str | None = None
+    github: str | None = None
+
+
+class Retrain(Part):
+    """The retraining trigger."""
+
+    action: RetrainAction = RetrainAction()
+    windows: Annotated[int, msgspec.Meta(ge=1)] = 3
+    cool_down: Duration = Duration(86400)
+    daily_budget: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+class FeatureStore(Part):
+    """Where absent features are read."""
+
+    kind: Literal["feast"] = "feast"
+    path: str = "feature_repo"
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1)] = 20
+    on_failure: Literal["default", "refuse"] = "default"
+
+
+class Deployment(Part):
+    """The whole deployment file (one deployment = one registered model name)."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]
+    task: Task = "binary"
+    positive: int | float | bool | str = 1
+    entity: str | None = None
+    features: dict[str, FeatureSpec] = {}
+    unknown_fields: Literal["reject", "ignore"] = "reject"
+    decision: Decision = Decision()
+    shadow: Shadow = Shadow()
+    log: Log = Log()
+    lake: Lake = Lake()
+    labels: Labels = Labels()
+    drift: Drift = Drift()
+    gate: Gate = Gate()
+    canary: Canary = Canary()
+    retrain: Retrain = Retrain()
+    feature_store: FeatureStore | None = None

@@ -1,0 +1,21 @@
+"""The bus: append-only streams that every process but the gateway's request path only reads.
+
+Seams, each small; :mod:`~shadow_mlops.eventlog.segments` implements them on files of one host,
+:mod:`~shadow_mlops.eventlog.memory` in one process. ``tests/conformance`` holds both to one suite.
+"""
+
+from shadow_mlops.eventlog.records import EventBatch, OutcomeBatch, ResultBatch
+from shadow_mlops.eventlog.seam import Appender, EventLog, Frame, Gone, Position, Skipped, Tail
+
+__all__ = [
+    "Appender",
+    "EventBatch",
+    "EventLog",
+    "Frame",
+    "Gone",
+    "OutcomeBatch",
+    "Position",
+    "ResultBatch",
+    "Skipped",
+    "Tail",
+]

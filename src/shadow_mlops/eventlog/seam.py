@@ -1,0 +1,119 @@
+"""What an event log must be able to do: one writer per appender, any number of independent readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from shadow_mlops.domain.events import Stream
+from shadow_mlops.eventlog.records import Batch
+
+Position: TypeAlias = Mapping[int, int]
+"""Segment id -> rows of it that are done. A segment that is not named has not been begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What one append wrote: rows ``first`` … ``first + count - 1`` of a segment."""
+
+    segment: int
+    first: int
+    count: int
+    sampled: int
+    """Rows that the deployment's sample contains (result and outcome frames: equal to ``count``)."""
+    boot: int
+    monotonic_ns: int
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Rows that this reader has not seen and that retention has removed."""
+
+    segment: int
+    first: int
+    count: int
+    sampled: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Rows that this reader passed over at its own wish (:meth:`Tail.skip`)."""
+
+    segment: int
+    first: int
+    count: int
+    sampled: int
+
+
+class Appender(Protocol):
+    """The only writer of its segments."""
+
+    def append(self, batch: Batch) -> tuple[int, int]:
+        """Write the batch as one frame, wholly or not at all.
+
+        Returns
+        -------
+        tuple of int
+            Segment id, and the row in it of the batch's first row: together the ids of the rows.
+
+        Raises
+        ------
+        AppendError
+            Nothing of the batch is in the log (disk full, file too large, …); a later append may succeed.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Return when everything appended so far survives a loss of power."""
+        ...
+
+    def close(self) -> None:
+        """Seal the segment; no append may follow."""
+        ...
+
+
+class Tail(Protocol):
+    """One reader of one stream, at its own pace. It takes no lock that a writer takes."""
+
+    def poll(self, max_rows: int) -> Sequence[Frame | Gone]:
+        """Whole frames that follow the position, at most about ``max_rows`` rows (at least one frame if there is one).
+
+        Within a segment in order; across segments in order of (boot, monotonic time) as far as known.
+        Returns at once, empty when there is nothing new. A torn or corrupt frame that is final is set aside and
+        logged; the rest is read.
+        """
+        ...
+
+    def backlog(self) -> int:
+        """Rows that are in the log and not yet returned by :meth:`poll` or :meth:`skip`."""
+        ...
+
+    def skip(self, rows: int) -> Sequence[Skipped | Gone]:
+        """Pass over whole frames, oldest first, until at least ``rows`` rows are passed or none is left, undecoded."""
+        ...
+
+    def position(self) -> Position:
+        """Where the reader is, to be given to :meth:`EventLog.tail` later."""
+        ...
+
+    def close(self) -> None:
+        """Release what the reader holds open."""
+        ...
+
+
+class EventLog(Protocol):
+    """All streams of one deployment on one host, or in one database."""
+
+    def appender(self, stream: Stream, *, writer: str) -> Appender:
+        """Open a new segment of the stream for one writer (``gateway-0``, ``challenger``, …)."""
+        ...
+
+    def tail(self, stream: Stream, position: Position | None = None) -> Tail:
+        """Read the stream from a position; None: from its oldest retained row, without :class:`Gone` for older ones."""
+        ...
+
+    def streams(self) -> Sequence[Stream]:
+        """Streams that have at least one segment."""
+        ...

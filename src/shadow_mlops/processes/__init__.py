@@ -1,0 +1,1 @@
+"""The wiring of each process: settings in, rooms built from plain arguments."""
