@@ -106,7 +106,7 @@ class Log(Part):
 
     on_failure: Literal["answer", "refuse"] = "answer"
     retain_days: Positive = 30
-    max_bytes: Size = Size(10 * 2**30)
+    max_bytes: Size = msgspec.field(default_factory=lambda: Size(10 * 2**30))
 
 
 class Lake(Part):
@@ -119,8 +119,8 @@ class Labels(Part):
     """Late truth."""
 
     policy: Literal["first", "last", "reject"] = "first"
-    max_delay: Duration = Duration(90 * 86400)
-    cohort: Duration = Duration(86400)
+    max_delay: Duration = msgspec.field(default_factory=lambda: Duration(90 * 86400))
+    cohort: Duration = msgspec.field(default_factory=lambda: Duration(86400))
 
 
 class Window(Part):
@@ -150,7 +150,7 @@ class Gate(Part):
     min_labels: Count = 200
     max_labels: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     min_days: Annotated[float, msgspec.Meta(ge=0)] = 0
-    guardrails: tuple[dict[str, object], ...] = ()
+    guardrails: tuple[dict[str, str | float | bool], ...] = ()
     auto_promote: bool = False
 
 
@@ -174,7 +174,7 @@ class Retrain(Part):
 
     action: RetrainAction = RetrainAction()
     windows: Annotated[int, msgspec.Meta(ge=1)] = 3
-    cool_down: Duration = Duration(86400)
+    cool_down: Duration = msgspec.field(default_factory=lambda: Duration(86400))
     daily_budget: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
@@ -198,11 +198,11 @@ class Deployment(Part):
     unknown_fields: Literal["reject", "ignore"] = "reject"
     decision: Decision = Decision()
     shadow: Shadow = Shadow()
-    log: Log = Log()
+    log: Log = msgspec.field(default_factory=Log)
     lake: Lake = Lake()
-    labels: Labels = Labels()
+    labels: Labels = msgspec.field(default_factory=Labels)
     drift: Drift = Drift()
     gate: Gate = Gate()
     canary: Canary = Canary()
-    retrain: Retrain = Retrain()
+    retrain: Retrain = msgspec.field(default_factory=Retrain)
     feature_store: FeatureStore | None = None

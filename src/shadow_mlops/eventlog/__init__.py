@@ -5,14 +5,26 @@ Seams, each small; :mod:`~shadow_mlops.eventlog.segments` implements them on fil
 """
 
 from shadow_mlops.eventlog.records import EventBatch, OutcomeBatch, ResultBatch
-from shadow_mlops.eventlog.seam import Appender, EventLog, Frame, Gone, Position, Skipped, Tail
+from shadow_mlops.eventlog.seam import (
+    Appender,
+    BeatingAppender,
+    EventLog,
+    Frame,
+    Gone,
+    OrderedTail,
+    Position,
+    Skipped,
+    Tail,
+)
 
 __all__ = [
     "Appender",
+    "BeatingAppender",
     "EventBatch",
     "EventLog",
     "Frame",
     "Gone",
+    "OrderedTail",
     "OutcomeBatch",
     "Position",
     "ResultBatch",

@@ -15,7 +15,11 @@ Position: TypeAlias = Mapping[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What one append wrote: rows ``first`` … ``first + count - 1`` of a segment."""
+    """What one append wrote: rows ``first`` … ``first + count - 1`` of a segment.
+
+    A result frame of which all spans are shed has an empty batch and takes one row number (``count`` 1), so
+    that a position can lie behind it.
+    """
 
     segment: int
     first: int
@@ -62,6 +66,8 @@ class Appender(Protocol):
         ------
         AppendError
             Nothing of the batch is in the log (disk full, file too large, …); a later append may succeed.
+        ValueError
+            The batch is empty, or an array has another type or shape than its schema asks for.
         """
         ...
 
@@ -78,20 +84,20 @@ class Tail(Protocol):
     """One reader of one stream, at its own pace. It takes no lock that a writer takes."""
 
     def poll(self, max_rows: int) -> Sequence[Frame | Gone]:
-        """Whole frames that follow the position, at most about ``max_rows`` rows (at least one frame if there is one).
+        """Whole frames that follow the position: at least one if there is one, else at most ``max_rows`` rows.
 
         Within a segment in order; across segments in order of (boot, monotonic time) as far as known.
-        Returns at once, empty when there is nothing new. A torn or corrupt frame that is final is set aside and
-        logged; the rest is read.
+        Returns at once, empty when there is nothing new. A torn or corrupt frame that is final is set aside
+        and logged; the rest is read.
         """
         ...
 
     def backlog(self) -> int:
-        """Rows that are in the log and not yet returned by :meth:`poll` or :meth:`skip`."""
+        """Rows that :meth:`poll` or :meth:`skip` would still return, those of :class:`Gone` included."""
         ...
 
     def skip(self, rows: int) -> Sequence[Skipped | Gone]:
-        """Pass over whole frames, oldest first, until at least ``rows`` rows are passed or none is left, undecoded."""
+        """Pass undecoded over whole frames, oldest first, until ``rows`` rows are passed or none is left."""
         ...
 
     def position(self) -> Position:
@@ -103,6 +109,25 @@ class Tail(Protocol):
         ...
 
 
+class BeatingAppender(Appender, Protocol):
+    """An appender whose silence ordered readers can tell from slowness."""
+
+    def beat(self) -> None:
+        """Promise that all later appends are later than now; due each second or so from an idle writer."""
+        ...
+
+
+class OrderedTail(Tail, Protocol):
+    """A tail that can also read in one order for all."""
+
+    def poll_ordered(self, max_rows: int) -> Sequence[Frame | Gone]:
+        """As :meth:`Tail.poll`, but only frames that no later append of a living writer can precede.
+
+        The sequence over all segments, by (boot, monotonic time), is the same whatever the polling.
+        """
+        ...
+
+
 class EventLog(Protocol):
     """All streams of one deployment on one host, or in one database."""
 
@@ -111,7 +136,11 @@ class EventLog(Protocol):
         ...
 
     def tail(self, stream: Stream, position: Position | None = None) -> Tail:
-        """Read the stream from a position; None: from its oldest retained row, without :class:`Gone` for older ones."""
+        """Read the stream from a position.
+
+        None: from its oldest retained row, without :class:`Gone` for older ones. A position must be one that a
+        tail has given, or otherwise lie between two frames.
+        """
         ...
 
     def streams(self) -> Sequence[Stream]:

@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         """The registry in force."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.data_dir.absolute() / 'mlflow.db'}"
 
+    @property
+    def artifact_root(self) -> Path:
+        """Where a SQLite registry keeps the files of its models."""
+        return self.data_dir.absolute() / "artifacts"
+
 
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment and ``.env``; arguments that are not None win.

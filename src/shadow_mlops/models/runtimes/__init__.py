@@ -1,0 +1,90 @@
+"""What scores rows: one file per format, found by entry point, so that a third party's comes in by the same door."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shadow_mlops.domain.errors import ModelRefusedError
+from shadow_mlops.domain.models import ModelCard
+
+GROUP = "shadow_mlops.runtimes"
+_INSTALL = {
+    "onnx": "pip install onnxruntime",
+    "skops": "pip install 'shadow-mlops[train]'",
+    "lightgbm": "pip install 'shadow-mlops[lightgbm]'",
+}
+
+
+class Runtime(Protocol):
+    """A loaded model file.
+
+    A loader, ``load(directory: Path, card: ModelCard) -> Runtime``, is registered as an entry point of group
+    ``shadow_mlops.runtimes``; it raises :class:`~shadow_mlops.domain.errors.ModelRefusedError` for a file that may not
+    serve.
+    """
+
+    def predict(self, numbers: NDArray[np.float64], strings: NDArray[np.object_]) -> NDArray[np.float64]:
+        """Scores of rows.
+
+        Parameters
+        ----------
+        numbers
+            float64 (n, Fn) in the order of ``card.signature.numbers``; NaN is missing.
+        strings
+            object (n, Fs) of str or None in the order of ``card.signature.strings``; None is missing, and models see it as
+            the empty string.
+
+        Returns
+        -------
+        ndarray
+            float64 (n, k): a probability per class, or (n, 1) values. Row i depends on row i of the input alone.
+
+        Raises
+        ------
+        PredictionError
+            If the model cannot score these rows.
+        """
+        ...
+
+
+def load_runtime(directory: Path, card: ModelCard) -> Runtime:
+    """Load ``card.file`` by the entry point that ``card.runtime`` names.
+
+    Raises
+    ------
+    ModelRefusedError
+        If there is no such runtime, a package it needs is absent (the message has the install line), or it refuses
+        the file.
+    """
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    point = found.get(card.runtime)
+    if point is None:
+        raise ModelRefusedError(
+            f"no runtime {card.runtime!r} is installed; installed are {', '.join(sorted(found))}"
+        )
+    try:
+        load: Any = point.load()
+    except ImportError as error:
+        line = _INSTALL.get(card.runtime, f"pip install {point.dist.name if point.dist else card.runtime}")
+        raise ModelRefusedError(f"runtime {card.runtime!r} needs {error.name or error}: {line}") from error
+    runtime: Runtime = load(directory, card)
+    return runtime
+
+
+def without_none(strings: NDArray[np.object_]) -> NDArray[np.object_]:
+    """The strings as models see them: a missing one is the empty string.
+
+    >>> without_none(np.array([["a", None]], dtype=object)).tolist()
+    [['a', '']]
+    """
+    cells = strings.ravel().tolist()  # a list is scanned ten times faster than an object array is compared
+    if None not in cells:
+        return strings
+    filled = np.empty(len(cells), dtype=object)
+    filled[:] = ["" if cell is None else cell for cell in cells]
+    return filled.reshape(strings.shape)

@@ -1,0 +1,36 @@
+"""The command line, put together: one small module per command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from shadow_mlops.cli import challenger, doctor, gateway, models, monitor, traffic, up
+from shadow_mlops.cli.exits import exit_code
+from shadow_mlops.domain.errors import ShadowError
+
+app = typer.Typer(
+    name="shadow",
+    help="Shadow deployment and drift detection for ML models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(up.up)
+app.command()(gateway.gateway)
+app.command()(challenger.challenger)
+app.command()(monitor.monitor)
+app.command()(traffic.traffic)
+app.command()(doctor.doctor)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run the command; an error is one line on standard error and an exit code."""
+    try:
+        app()
+    except ShadowError as error:
+        Console(stderr=True, soft_wrap=True).print(f"shadow: {error}", style="red", markup=False, highlight=False)
+        sys.exit(exit_code(error))

@@ -1,0 +1,31 @@
+"""``shadow challenger``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shadow_mlops.processes.settings import load_settings
+
+
+def challenger(
+    name: Annotated[str, typer.Argument(help="Its alias in the registry: challenger or challenger-NAME.")],
+    deployment: Annotated[
+        Path | None, typer.Option(help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the log and the models live (DATA_DIR).", show_default=False)
+    ] = None,
+) -> None:
+    """Shadow with one challenger in the foreground, at idle priority.
+
+    It reads the event log at its own pace and appends its results, as under `shadow up`; Ctrl-C ends it.
+    Exit codes: 0 ended on request, 2 wrong input, 3 a challenger of that name is already running.
+
+    Example: shadow challenger challenger --data-dir .shadow
+    """
+    from shadow_mlops.processes import challenger as process  # noqa: PLC0415 - other commands need none of it
+
+    process.run(load_settings(deployment_file=deployment, data_dir=data_dir), name)

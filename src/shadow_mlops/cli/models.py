@@ -1,0 +1,130 @@
+"""``shadow models``: what the registry holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shadow_mlops.deployment import load_deployment
+from shadow_mlops.domain.errors import ModelRefusedError
+from shadow_mlops.domain.models import ModelCard
+from shadow_mlops.models.preparation import prepared_directory
+from shadow_mlops.models.prepared import read_card
+from shadow_mlops.models.registry import RegisteredVersion, Registry
+from shadow_mlops.processes.settings import Settings, load_settings
+
+app = typer.Typer(help="Model versions in the registry.", no_args_is_help=True)
+
+DeploymentOption = Annotated[
+    Path | None, typer.Option("--deployment", help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
+]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Where the log, the models and the registry live (DATA_DIR).", show_default=False),
+]
+NameOption = Annotated[
+    str, typer.Option("--name", help="Registered model; by default the deployment's.", show_default=False)
+]
+FormatOption = Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")]
+
+
+class Listed(msgspec.Struct, kw_only=True):
+    """One version as ``shadow models list --format json`` prints it."""
+
+    name: str
+    version: str
+    registry_version: str
+    aliases: tuple[str, ...]
+    runtime: str | None
+    """None for a version that another tool registered; known once it is prepared."""
+    metrics: dict[str, float]
+
+
+@app.command("list")
+def list_versions(
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
+    name: NameOption = "",
+    format: FormatOption = "text",  # noqa: A002 - the flag's name
+) -> None:
+    """List the versions of the deployment's model, oldest first, with their aliases and metrics.
+
+    Exit codes: 0 listed, 2 wrong input, 4 no such model or no answer from the registry.
+
+    Example: shadow models list --format json
+    """
+    settings = load_settings(deployment_file=deployment, data_dir=data_dir)
+    registry = _registry(settings)
+    listed = [_listed(registry, found) for found in registry.versions(name or _model_name(settings))]
+    if format == "json":
+        typer.echo(msgspec.json.encode(listed).decode())
+        return
+    table = Table("version", "number", "aliases", "runtime", "metrics", box=None, pad_edge=False)
+    for each in listed:
+        table.add_row(
+            each.version,
+            each.registry_version,
+            ", ".join(each.aliases),
+            each.runtime or "",
+            "  ".join(f"{key} {value:.4g}" for key, value in sorted(each.metrics.items())),
+        )
+    Console(soft_wrap=True).print(table)
+
+
+@app.command("show")
+def show_version(
+    version: Annotated[str, typer.Argument(help="Human version, or the registry's number of an untagged one.")],
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
+    name: NameOption = "",
+) -> None:
+    """Show one version as JSON: aliases, tags, metrics, and its card once it has been prepared on this host.
+
+    Exit codes: 0 shown, 2 wrong input, 4 no such version or no answer from the registry.
+
+    Example: shadow models show 2.1.0
+    """
+    settings = load_settings(deployment_file=deployment, data_dir=data_dir)
+    registry = _registry(settings)
+    model = name or _model_name(settings)
+    wanted = registry.version(model, version).number
+    found = next(each for each in registry.versions(model) if each.number == wanted)
+    card = _card(settings, found)
+    shown = {
+        **msgspec.to_builtins(_listed(registry, found)),
+        "tags": found.tags,
+        "run_id": found.run_id,
+        "card": card and msgspec.to_builtins(card),
+    }
+    typer.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+
+
+def _registry(settings: Settings) -> Registry:
+    return Registry(settings.tracking_uri, settings.artifact_root)
+
+
+def _model_name(settings: Settings) -> str:
+    return load_deployment(settings.deployment_file).name
+
+
+def _listed(registry: Registry, found: RegisteredVersion) -> Listed:
+    return Listed(
+        name=found.name,
+        version=found.human,
+        registry_version=found.number,
+        aliases=found.aliases,
+        runtime=found.tags.get("runtime"),
+        metrics=registry.metrics(found),
+    )
+
+
+def _card(settings: Settings, found: RegisteredVersion) -> ModelCard | None:
+    try:
+        return read_card(prepared_directory(settings.data_dir, found.name, found.number))
+    except ModelRefusedError:
+        return None  # never served here

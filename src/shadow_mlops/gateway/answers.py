@@ -1,0 +1,138 @@
+"""Scores become answers: what a client reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shadow_mlops.domain.deployment import Decision, Deployment
+from shadow_mlops.domain.errors import DeploymentError
+from shadow_mlops.domain.models import ModelCard
+
+
+class BinaryAnswer(msgspec.Struct, gc=False):
+    """Answer of a binary deployment."""
+
+    probability: float
+    """Of the class that the deployment's ``positive`` names."""
+    label: int
+    confidence: float
+    risk_tier: str
+    model_version: str
+    request_id: str
+
+
+class MulticlassAnswer(msgspec.Struct, gc=False):
+    """Answer of a multiclass deployment."""
+
+    label: str
+    probabilities: dict[str, float]
+    confidence: float
+    model_version: str
+    request_id: str
+
+
+class RegressionAnswer(msgspec.Struct, gc=False):
+    """Answer of a regression deployment."""
+
+    value: float
+    model_version: str
+    request_id: str
+
+
+Answer: TypeAlias = BinaryAnswer | MulticlassAnswer | RegressionAnswer
+ANSWERS: dict[str, type[Answer]] = {"binary": BinaryAnswer, "multiclass": MulticlassAnswer, "regression": RegressionAnswer}
+
+Renderer: TypeAlias = Callable[[NDArray[np.float64], Sequence[str]], list[Answer]]
+"""float64 (n, k) scores and n request ids to n answers."""
+
+
+def positive_class(deployment: Deployment, card: ModelCard) -> str:
+    """Text of the positive class among the model's classes; empty when the task is not binary.
+
+    Raises
+    ------
+    DeploymentError
+        If the model has no class of that name.
+
+    Notes
+    -----
+    ``1``, ``1.0``, ``true`` and ``"1"`` name the same class: YAML, Python and registries write labels differently.
+    """
+    if deployment.task != "binary":
+        return ""
+    wanted = _plain(str(deployment.positive))
+    for label in card.classes:
+        if _plain(label) == wanted:
+            return label
+    raise DeploymentError(f"`positive: {deployment.positive}` is no class of {card.name} {card.version}: {', '.join(card.classes)}")
+
+
+def _plain(label: str) -> str:
+    text = {"true": "1", "false": "0"}.get(label.lower(), label)
+    return text.removesuffix(".0")
+
+
+def renderer(deployment: Deployment, card: ModelCard) -> Renderer:
+    """How the answers of this model look.
+
+    Raises
+    ------
+    DeploymentError
+        If model and deployment do not fit: another task, or no such positive class.
+    """
+    if card.task != deployment.task:
+        raise DeploymentError(f"the deployment's task is {deployment.task}, {card.name} {card.version} is a {card.task} model")
+    if deployment.task == "binary":
+        column = card.classes.index(positive_class(deployment, card))
+        return _binary(deployment.decision, column, card.version)
+    if deployment.task == "multiclass":
+        return _multiclass(card.classes, card.version)
+    return _regression(card.version)
+
+
+def _binary(decision: Decision, column: int, version: str) -> Renderer:
+    names = list(decision.tiers)
+    bounds = np.array(list(decision.tiers.values()), dtype=np.float64)
+    threshold = decision.threshold
+
+    def render(scores: NDArray[np.float64], request_ids: Sequence[str]) -> list[Answer]:
+        probabilities = scores[:, column]
+        tiers = np.minimum(np.searchsorted(bounds, probabilities, side="left"), len(names) - 1)
+        return [
+            BinaryAnswer(p, 1 if p >= threshold else 0, p if p >= 0.5 else 1.0 - p, names[tier], version, request_id)
+            for p, tier, request_id in zip(probabilities.tolist(), tiers.tolist(), request_ids, strict=True)
+        ]
+
+    return render
+
+
+def _multiclass(classes: tuple[str, ...], version: str) -> Renderer:
+    def render(scores: NDArray[np.float64], request_ids: Sequence[str]) -> list[Answer]:
+        best = np.argmax(scores, axis=1)
+        return [
+            MulticlassAnswer(classes[b], dict(zip(classes, row, strict=True)), row[b], version, request_id)
+            for row, b, request_id in zip(scores.tolist(), best.tolist(), request_ids, strict=True)
+        ]
+
+    return render
+
+
+def _regression(version: str) -> Renderer:
+    def render(scores: NDArray[np.float64], request_ids: Sequence[str]) -> list[Answer]:
+        return [
+            RegressionAnswer(value, version, request_id)
+            for value, request_id in zip(scores[:, 0].tolist(), request_ids, strict=True)
+        ]
+
+    return render
+
+
+def answer_schema(task: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """JSON Schema of the task's answer, and its component schemas."""
+    (schema,), components = msgspec.json.schema_components([ANSWERS[task]], ref_template="#/components/schemas/{name}")
+    return schema, components

@@ -1,0 +1,159 @@
+"""The champion in force: followed through ``serving.json``, loaded beside the old one, swapped when it has proved itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from shadow_mlops.domain.deployment import Deployment
+from shadow_mlops.domain.errors import DeploymentError, ModelRefusedError, ShadowError
+from shadow_mlops.domain.events import EventSchema
+from shadow_mlops.domain.models import ModelCard, Serving
+from shadow_mlops.gateway.answers import Renderer, positive_class, renderer
+from shadow_mlops.gateway.fields import AcceptedFields
+from shadow_mlops.models.loading import LoadedModel, load_model
+from shadow_mlops.models.serving import read_serving
+
+POLL_SECONDS = 0.1
+INLINE_SECONDS = 0.0003  # a model run of more than 300 µs would hold up the other clients of the event loop
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Everything needed to answer with one champion; replaced as a whole, never changed."""
+
+    serving: Serving
+    loaded: LoadedModel
+    fields: AcceptedFields
+    number_columns: NDArray[np.intp]
+    string_columns: NDArray[np.intp]
+    render: Renderer
+    schema: EventSchema
+    challengers: dict[str, ModelCard]
+    inline: bool
+
+    @property
+    def card(self) -> ModelCard:
+        """Card of the champion."""
+        return self.loaded.card
+
+    def predict(self, numbers: NDArray[np.float64], strings: NDArray[np.object_]) -> NDArray[np.float64]:
+        """Scores (n, k) of columns that are in the order of ``fields``."""
+        return self.loaded.predict(numbers[:, self.number_columns], strings[:, self.string_columns])
+
+
+def assemble(deployment: Deployment, serving: Serving, loaded: LoadedModel, challengers: dict[str, ModelCard]) -> Served:
+    """Fit a loaded champion to its deployment.
+
+    Raises
+    ------
+    DeploymentError
+        Model and deployment do not fit.
+    """
+    card = loaded.card
+    if card.name != deployment.name:
+        raise DeploymentError(f"the deployment serves {deployment.name}, serving.json names {card.name}")
+    fields = AcceptedFields(deployment, [card.signature, *(c.signature for c in challengers.values())])
+    numbers, strings = fields.signature.numbers, fields.signature.strings
+    return Served(
+        serving=serving,
+        loaded=loaded,
+        fields=fields,
+        number_columns=np.array([numbers.index(n) for n in card.signature.numbers], dtype=np.intp),
+        string_columns=np.array([strings.index(n) for n in card.signature.strings], dtype=np.intp),
+        render=renderer(deployment, card),
+        schema=EventSchema(
+            deployment=deployment.name,
+            task=deployment.task,
+            model=card.name,
+            version=card.version,
+            registry_version=card.registry_version,
+            numbers=numbers,
+            strings=strings,
+            outputs=card.outputs,
+            positive=positive_class(deployment, card),
+            threshold=deployment.decision.threshold,
+        ),
+        challengers=challengers,
+        inline=loaded.single_row_seconds <= INLINE_SECONDS,
+    )
+
+
+class ChampionFollower:
+    """Keeps the champion that ``serving.json`` names.
+
+    A version that cannot be loaded, does not give its recorded outputs or does not fit the deployment is refused: the old one
+    stays in force and ``refusal`` says why until another generation is published.
+
+    Parameters
+    ----------
+    data_dir
+        Folder of ``serving.json`` and of the prepared models.
+    deployment
+        What the model must fit.
+    on_swap
+        Called in the event loop with the new :class:`Served`.
+    """
+
+    def __init__(self, data_dir: Path, deployment: Deployment, on_swap: Callable[[Served], None]) -> None:
+        self._data_dir = data_dir
+        self._path = data_dir / "serving.json"
+        self._deployment = deployment
+        self._on_swap = on_swap
+        self._seen: tuple[int, int, int] | None = None
+        self.served: Served | None = None
+        self.refusal: str | None = None
+
+    async def step(self) -> None:
+        """Look once; load and swap when ``serving.json`` has changed."""
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return
+        mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if mark == self._seen:
+            return
+        self._seen = mark
+        try:
+            serving = read_serving(self._path)
+            if serving is None:
+                return
+            served = await asyncio.to_thread(self._load, serving)
+        except (ShadowError, OSError, msgspec.MsgspecError) as error:
+            self.refusal = f"{type(error).__name__}: {error}"
+            log.error("champion refused, the old one stays", reason=self.refusal)
+            return
+        self.served, self.refusal = served, None
+        self._on_swap(served)
+        log.info("champion in force", version=served.card.version, generation=serving.generation, inline=served.inline)
+
+    def _load(self, serving: Serving) -> Served:
+        directory = self._data_dir / serving.champion
+        current = self.served
+        if current is not None and current.serving.champion == serving.champion:
+            loaded = current.loaded
+        else:
+            loaded = load_model(directory)
+        challengers = {name: self._card(path) for name, path in serving.challengers.items()}
+        return assemble(self._deployment, serving, loaded, challengers)
+
+    def _card(self, path: str) -> ModelCard:
+        try:
+            return msgspec.json.decode((self._data_dir / path / "card.json").read_bytes(), type=ModelCard)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ModelRefusedError(f"card of challenger {path} cannot be read: {error}") from None
+
+    async def follow(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            await self.step()
+            await asyncio.sleep(POLL_SECONDS)

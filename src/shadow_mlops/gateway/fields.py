@@ -1,0 +1,302 @@
+"""Which fields a request may have, and how requests become columns.
+
+The request type is generated: the entity, the union of the champion's and challengers' signatures, and the features that the
+deployment declares. A field that a request leaves out decodes to a sentinel (a NaN with a payload that JSON cannot express), so
+that one vectorised pass over a batch tells *absent* from *null* and fills the defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shadow_mlops.domain.deployment import Deployment
+from shadow_mlops.domain.errors import DeploymentError, InvalidFieldsError, MalformedBodyError, Problem, RequestError
+from shadow_mlops.domain.events import Origin
+from shadow_mlops.domain.features import Feature, Kind, Signature
+
+MAX_TEXT = 1000  # characters; the longest category names in public tabular data sets stay below 300
+_ABSENT_BITS = 0x7FF8000000000ABC
+_ABSENT_NUMBER: float = struct.unpack("<d", struct.pack("<Q", _ABSENT_BITS))[0]
+_ABSENT_TEXT = "".join(["\0", "absent"])  # told from any client's text by identity, never by value
+_LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: beyond it a number would arrive as infinity
+_MANY_DIGITS = 400  # more than any float64 has
+_REQUIRED = "is required: the request has none and the deployment declares no default"
+
+_Number = float | bool | None
+_Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+_Entity = Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Requests as columns, ready for a model; rows with a problem are named beside.
+
+    Attributes
+    ----------
+    numbers
+        float64 (n, numbers), defaults filled in.
+    strings
+        object (n, strings), defaults filled in.
+    origins
+        uint8 (n, numbers + strings); None when every value came from its request.
+    problems
+        Row -> what is wrong with it; such a row must not be answered.
+    """
+
+    numbers: NDArray[np.float64]
+    strings: NDArray[np.object_]
+    origins: NDArray[np.uint8] | None
+    problems: dict[int, list[Problem]]
+
+
+class AcceptedFields:
+    """The generated request type of one deployment and one set of models.
+
+    Parameters
+    ----------
+    deployment
+        Entity, declared features with defaults, whether unknown fields are refused.
+    signatures
+        Champion first, then challengers; where two disagree on a feature's kind the first one decides.
+    """
+
+    def __init__(self, deployment: Deployment, signatures: Sequence[Signature]) -> None:
+        features = _union(deployment, signatures)
+        self.signature = Signature(tuple(features))
+        self.entity = deployment.entity
+        self._kinds = {f.name: f.kind for f in features}
+        self._strict = deployment.unknown_fields == "reject"
+        self._width, self._texts = len(self.signature.numbers), len(self.signature.strings)
+        self._defaults = np.array([_number_default(deployment, n) for n in self.signature.numbers], dtype=np.float64)
+        self._required = np.array([not _has_default(deployment, n) for n in self.signature.numbers], dtype=np.bool_)
+        self._text_defaults = [_text_default(deployment, n) for n in self.signature.strings]
+        self._text_required = [not _has_default(deployment, n) for n in self.signature.strings]
+        kinds = [self._kinds[n] for n in self.signature.numbers]
+        self._integers = np.array([k == "integer" for k in kinds], dtype=np.bool_)
+        self._booleans = np.array([k == "boolean" for k in kinds], dtype=np.bool_)
+        self._whole = bool(self._integers.any() or self._booleans.any())
+        self.row_type = self._generate()
+        self._decoder = msgspec.json.Decoder(self.row_type)
+
+    def _generate(self) -> type[msgspec.Struct]:
+        names = [*self.signature.numbers, *self.signature.strings]
+        attributes: list[tuple[str, Any, Any]] = [(f"n{i}", _Number, _ABSENT_NUMBER) for i in range(self._width)]
+        attributes += [(f"s{i}", _Text | None, _ABSENT_TEXT) for i in range(self._texts)]
+        if self.entity is not None:
+            attributes.append(("entity", _Entity, None))
+            names.append(self.entity)
+        return msgspec.defstruct(
+            "Features",
+            attributes,
+            rename=dict(zip((a[0] for a in attributes), names, strict=True)),
+            forbid_unknown_fields=self._strict,
+            gc=False,
+            weakref=False,
+        )
+
+    def decode(self, body: bytes) -> tuple[Any, ...]:
+        """Values of one request, in the order of the generated type.
+
+        Raises
+        ------
+        MalformedBodyError
+            Not JSON.
+        InvalidFieldsError
+            Unknown fields or wrong types; every problem of the body is named.
+        """
+        try:
+            return msgspec.structs.astuple(self._decoder.decode(body))
+        except (ValueError, RecursionError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
+            raise self.explain(body, error) from None
+
+    def convert(self, instance: Any, index: int) -> tuple[Any, ...]:
+        """Values of one already parsed instance of a batch.
+
+        Raises
+        ------
+        InvalidFieldsError
+            As :meth:`decode`; each problem carries the index.
+        """
+        try:
+            return msgspec.structs.astuple(msgspec.convert(instance, self.row_type))
+        except ValueError:
+            raise InvalidFieldsError(f"instance {index} is wrong", self.problems_of(instance, index)) from None
+
+    def entity_of(self, values: tuple[Any, ...]) -> str | None:
+        """The entity of decoded values, as text."""
+        if self.entity is None or values[-1] is None:
+            return None
+        return str(values[-1])
+
+    def columns(self, rows: Sequence[tuple[Any, ...]]) -> Columns:
+        """Decoded values of n requests as columns, absent ones filled with their defaults, all checked."""
+        width = self._width
+        numbers = np.array([row[:width] for row in rows], dtype=np.float64).reshape(len(rows), width)
+        problems: dict[int, list[Problem]] = {}
+        unknown = np.isnan(numbers)
+        some_unknown = bool(unknown.any())
+        absent = None
+        if some_unknown:
+            absent = numbers.view(np.uint64) == _ABSENT_BITS
+            self._note(problems, absent & self._required, self.signature.numbers, _REQUIRED)
+            numbers = np.where(absent, self._defaults, numbers)
+        self._check(numbers, problems)
+        strings, text_origins = self._strings(rows, problems)
+        origins = self._origins(numbers, absent, text_origins) if some_unknown or text_origins is not None else None
+        return Columns(numbers, strings, origins, problems)
+
+    def _check(self, numbers: NDArray[np.float64], problems: dict[int, list[Problem]]) -> None:
+        large = np.abs(numbers) > _LARGEST
+        if large.any():
+            self._note(problems, large, self.signature.numbers, f"is too large: at most {_LARGEST:.3g} in magnitude")
+        if self._whole:
+            fraction = np.floor(numbers) != numbers
+            if fraction.any():
+                known = fraction & ~np.isnan(numbers)
+                self._note(problems, known & self._integers, self.signature.numbers, "must be a whole number")
+            if self._booleans.any():
+                other = self._booleans & (numbers != 0) & (numbers != 1) & ~np.isnan(numbers)
+                self._note(problems, other, self.signature.numbers, "must be true, false, 0 or 1")
+
+    def _strings(
+        self, rows: Sequence[tuple[Any, ...]], problems: dict[int, list[Problem]]
+    ) -> tuple[NDArray[np.object_], NDArray[np.uint8] | None]:
+        strings = np.empty((len(rows), self._texts), dtype=np.object_)
+        origins: NDArray[np.uint8] | None = None
+        for column in range(self._texts):
+            at = self._width + column
+            values = [row[at] for row in rows]
+            for index, value in enumerate(values):
+                if value is not None and value is not _ABSENT_TEXT:
+                    continue
+                if origins is None:
+                    origins = np.zeros(strings.shape, dtype=np.uint8)
+                if value is _ABSENT_TEXT:
+                    values[index] = self._text_defaults[column]
+                    if self._text_required[column]:
+                        problems.setdefault(index, []).append(Problem(self.signature.strings[column], _REQUIRED))
+                origins[index, column] = Origin.MISSING if values[index] is None else Origin.DEFAULT
+            strings[:, column] = values
+        return strings, origins
+
+    def _origins(
+        self, numbers: NDArray[np.float64], absent: NDArray[np.bool_] | None, texts: NDArray[np.uint8] | None
+    ) -> NDArray[np.uint8]:
+        origins = np.zeros((len(numbers), self._width + self._texts), dtype=np.uint8)
+        if absent is not None:
+            origins[:, : self._width][absent] = Origin.DEFAULT
+            origins[:, : self._width][np.isnan(numbers)] = Origin.MISSING
+        if texts is not None:
+            origins[:, self._width :] = texts
+        return origins
+
+    @staticmethod
+    def _note(problems: dict[int, list[Problem]], where: NDArray[np.bool_], names: Sequence[str], text: str) -> None:
+        for row, column in zip(*np.nonzero(where), strict=True):
+            problems.setdefault(int(row), []).append(Problem(names[int(column)], text))
+
+    def explain(self, body: bytes, error: Exception) -> RequestError:
+        """Every problem of a body that did not decode; only reached when something is wrong."""
+        try:
+            instance = json.loads(body, parse_constant=_Constant, parse_int=_whole)
+        except (ValueError, RecursionError):
+            text = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            return MalformedBodyError(f"the body is not valid JSON: {text}")
+        return InvalidFieldsError("the request has invalid fields", self.problems_of(instance) or [Problem("", str(error))])
+
+    def problems_of(self, instance: Any, index: int | None = None) -> list[Problem]:
+        """What is wrong with a parsed instance, field by field."""
+        if not isinstance(instance, dict):
+            return [Problem("", "must be a JSON object of fields", index)]
+        found = []
+        for name, value in instance.items():
+            problem = self._problem(name, value)
+            if problem is not None:
+                found.append(Problem(str(name)[:200], problem, index))
+        return found
+
+    def _problem(self, name: str, value: Any) -> str | None:
+        if name == self.entity:
+            kind: Any = _Entity
+        elif name in self._kinds:
+            kind = _Text | None if self._kinds[name] == "string" else _Number
+        else:
+            return self._unknown(name) if self._strict else None
+        if isinstance(value, _Constant):
+            return f"{value.text} is not a number that can be served; send null for a missing value"
+        if isinstance(value, float) and value in (float("inf"), float("-inf")):
+            return "the number is out of range"
+        if isinstance(value, str) and not value.isascii() and value != value.encode("utf-8", "replace").decode():
+            return "the text is not valid Unicode (a lone surrogate)"
+        try:
+            msgspec.convert(value, kind)
+        except (ValueError, OverflowError) as error:
+            text = str(error)
+            return f"{text[0].lower()}{text[1:]}"
+        return None
+
+    def _unknown(self, name: str) -> str:
+        known = [*self._kinds, *([self.entity] if self.entity else [])]
+        close = get_close_matches(name, known, n=1, cutoff=0.6)
+        return f"unknown field; did you mean `{close[0]}`?" if close else "unknown field"
+
+
+def _whole(digits: str) -> float:
+    # Python refuses to parse very long integers, with an error that would not name the field
+    return int(digits) if len(digits) < _MANY_DIGITS else float("inf")
+
+
+class _Constant:
+    """NaN, Infinity or -Infinity, which Python's parser would let through."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def _union(deployment: Deployment, signatures: Sequence[Signature]) -> list[Feature]:
+    features: dict[str, Feature] = {}
+    for signature in signatures:
+        for feature in signature.features:
+            features.setdefault(feature.name, feature)
+    for name, spec in deployment.features.items():
+        if name not in features:
+            features[name] = Feature(name, spec.kind or _kind_of(spec.default))
+    if deployment.entity in features:
+        raise DeploymentError(f"`{deployment.entity}` is the entity and a model's feature; give the entity another field")
+    return list(features.values())
+
+
+def _kind_of(default: object) -> Kind:
+    return "string" if isinstance(default, str) else "number"
+
+
+def _has_default(deployment: Deployment, name: str) -> bool:
+    spec = deployment.features.get(name)
+    return spec is not None and spec.default is not msgspec.UNSET
+
+
+def _number_default(deployment: Deployment, name: str) -> float:
+    spec = deployment.features.get(name)
+    if spec is None or spec.default is msgspec.UNSET or spec.default is None:
+        return float("nan")
+    if isinstance(spec.default, str):
+        raise DeploymentError(f"`features.{name}.default` is text, but the model takes a number")
+    return float(spec.default)
+
+
+def _text_default(deployment: Deployment, name: str) -> str | None:
+    spec = deployment.features.get(name)
+    if spec is None or spec.default is msgspec.UNSET or spec.default is None:
+        return None
+    if not isinstance(spec.default, str):
+        raise DeploymentError(f"`features.{name}.default` is a number, but the model takes text; quote it")
+    return spec.default

@@ -1,0 +1,291 @@
+"""Predictions of one event-loop tick are answered together: one model run, one frame in the log, then the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from prometheus_client import Counter, Histogram
+
+from shadow_mlops.domain.errors import AppendError, InvalidFieldsError, PredictionError, UnavailableError
+from shadow_mlops.eventlog.records import EventBatch
+from shadow_mlops.eventlog.seam import Appender
+from shadow_mlops.gateway.answers import Answer
+from shadow_mlops.gateway.champion import Served
+from shadow_mlops.gateway.fields import Columns
+from shadow_mlops.telemetry.metrics import Metrics
+
+MAX_ROWS = 512  # one model run and one frame; the rest of a tick waits for the next turn of the loop
+_LOST_LOG_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Row(NamedTuple):
+    """One request waiting for its answer."""
+
+    values: tuple[Any, ...]
+    request_id: str
+    received_ns: int
+    answer: asyncio.Future[Answer]
+
+
+class Predictor:
+    """Collects the rows of a tick and answers them.
+
+    Parameters
+    ----------
+    appender
+        Where each answered prediction is logged before its answer leaves.
+    on_failure
+        What a failed append means: ``answer`` and count the loss, or ``refuse`` with 503.
+    sync
+        True: an answer leaves only when its event survives a loss of power.
+    sample
+        Share of entities (of requests, where there is no entity) that challengers see.
+    """
+
+    def __init__(
+        self,
+        appender: Appender,
+        metrics: Metrics,
+        *,
+        on_failure: Literal["answer", "refuse"] = "answer",
+        sync: bool = False,
+        sample: float = 1.0,
+    ) -> None:
+        self._appender = appender
+        self._metrics = metrics
+        self._refuse = on_failure == "refuse"
+        self._sync = sync
+        self._sample = sample
+        self._pending: list[Row] = []
+        self._queue: deque[tuple[Served, list[Row]]] = deque()
+        self._scheduled = False
+        self._running = False
+        self._pool: ThreadPoolExecutor | None = None
+        self._served: Served | None = None
+        self._predictions: Counter | None = None
+        self._latency: Histogram | None = None
+        self._lost = metrics.events_lost.labels("events")
+        self._ok = metrics.requests.labels("/predict", "200")
+        self._complained = 0.0
+        self.log_failure: str | None = None
+
+    @property
+    def served(self) -> Served:
+        """The champion in force.
+
+        Raises
+        ------
+        UnavailableError
+            There is none yet.
+        """
+        if self._served is None:
+            raise UnavailableError("no champion is loaded yet; GET /health says what is missing")
+        return self._served
+
+    def swap(self, served: Served) -> None:
+        """Answer with another champion from now on; rows that came before are still answered by the old one."""
+        if self._pending and self._served is not None:
+            self._queue.append((self._served, self._pending))
+            self._pending = []
+            self._schedule()
+        who = (served.card.name, served.card.version, served.schema.role)
+        self._predictions = self._metrics.predictions.labels(*who)
+        self._latency = self._metrics.latency.labels(*who)
+        self._served = served
+
+    def submit(self, values: tuple[Any, ...], request_id: str, received_ns: int) -> asyncio.Future[Answer]:
+        """Queue decoded values for this tick's run.
+
+        Parameters
+        ----------
+        values
+            As ``served.fields`` decoded them in this tick.
+        received_ns
+            ``time.monotonic_ns()`` when the request arrived.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._pending.append(Row(values, request_id, received_ns, answer))
+        if not self._scheduled:
+            self._schedule()
+        return answer
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._running:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._queue:
+            served, rows = self._queue.popleft()
+        else:
+            served, rows, self._pending = self.served, self._pending, []
+        if len(rows) > MAX_ROWS:
+            self._queue.appendleft((served, rows[MAX_ROWS:]))
+            rows = rows[:MAX_ROWS]
+        if rows:
+            try:
+                self._run(served, rows)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the clients must be told, and the loop go on
+                _fail(rows, error)
+        if self._queue or self._pending:
+            self._schedule()
+
+    def _run(self, served: Served, rows: list[Row]) -> None:
+        columns = served.fields.columns([row.values for row in rows])
+        if columns.problems:
+            rows, columns = _without_problems(rows, columns)
+            if not rows:
+                return
+        if served.inline:
+            scores, failed = _score(served, columns)
+            self._finish(served, rows, columns, scores, failed)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="champion")
+        self._running = True
+        run = asyncio.get_running_loop().run_in_executor(self._pool, _score, served, columns)
+        run.add_done_callback(lambda done: self._after_thread(served, rows, columns, done))
+
+    def _after_thread(self, served: Served, rows: list[Row], columns: Columns, done: asyncio.Future[Any]) -> None:
+        self._running = False
+        try:
+            scores, failed = done.result()
+            self._finish(served, rows, columns, scores, failed)
+        except Exception as error:  # noqa: BLE001 - as in _flush
+            _fail(rows, error)
+        if self._queue or self._pending:
+            self._schedule()
+
+    def _finish(
+        self, served: Served, rows: list[Row], columns: Columns, scores: NDArray[np.float64], failed: dict[int, Exception]
+    ) -> None:
+        if failed:
+            for index, error in failed.items():
+                _fail([rows[index]], error)
+            keep = [index for index in range(len(rows)) if index not in failed]
+            if not keep:
+                return
+            rows, columns, scores = [rows[i] for i in keep], _take(columns, keep), scores[keep]
+        request_ids = [row.request_id for row in rows]
+        answers = served.render(scores, request_ids)
+        self._append(served, rows, request_ids, columns, scores)
+        finished = time.monotonic_ns()
+        assert self._predictions is not None  # noqa: S101 - swap() ran before any row could come
+        assert self._latency is not None  # noqa: S101
+        observe = self._latency.observe
+        for row, answer in zip(rows, answers, strict=True):
+            observe((finished - row.received_ns) * 1e-9)
+            if not row.answer.done():
+                row.answer.set_result(answer)
+        self._predictions.inc(len(rows))
+        self._ok.inc(len(rows))
+        self._metrics.rows_per_flush.observe(len(rows))
+
+    def _append(
+        self, served: Served, rows: list[Row], request_ids: list[str], columns: Columns, scores: NDArray[np.float64]
+    ) -> None:
+        entity_of = served.fields.entity_of
+        entities = [entity_of(row.values) for row in rows]
+        received = np.array([row.received_ns for row in rows], dtype=np.int64)
+        wall, now = time.time_ns(), time.monotonic_ns()
+        batch = EventBatch(
+            schema=served.schema,
+            times=(received + (wall - now)) // 1000,
+            latencies=((now - received) // 1000).astype(np.uint32),
+            request_ids=request_ids,
+            entities=entities,
+            numbers=columns.numbers,
+            strings=columns.strings,
+            scores=scores,
+            origins=columns.origins,
+            sampled=None if self._sample >= 1.0 else _sampled(served.schema.deployment, entities, request_ids, self._sample),
+        )
+        try:
+            self._appender.append(batch)
+            if self._sync:
+                self._appender.sync()
+            self.log_failure = None
+        except (AppendError, OSError) as error:
+            self._lose(len(rows), error)
+        self._metrics.append_seconds.observe((time.monotonic_ns() - now) * 1e-9)
+
+    def _lose(self, count: int, error: Exception) -> None:
+        self.log_failure = str(error)
+        if time.monotonic() - self._complained > _LOST_LOG_SECONDS:
+            self._complained = time.monotonic()
+            log.error("the event log cannot be written", reason=str(error), refuse=self._refuse)
+        if self._refuse:
+            raise UnavailableError("the event log cannot be written, and this deployment refuses to answer without it")
+        self._lost.inc(count)
+
+    async def drain(self) -> None:
+        """Return when every submitted row is answered."""
+        while self._pending or self._queue or self._running:
+            await asyncio.sleep(0.001)
+
+
+def _score(served: Served, columns: Columns) -> tuple[NDArray[np.float64], dict[int, Exception]]:
+    """Scores of all rows; a row on which the model fails is told apart, so that it does not take the others with it."""
+    width = len(served.schema.outputs)
+    try:
+        scores = served.predict(columns.numbers, columns.strings)
+        if scores.shape == (len(columns.numbers), width) and np.isfinite(scores).all():
+            return scores, {}
+    except Exception as error:  # noqa: BLE001 - models raise anything; the rows are tried alone below
+        log.warning("the champion failed on a batch, trying its rows alone", reason=str(error), rows=len(columns.numbers))
+    scores = np.full((len(columns.numbers), width), np.nan)
+    failed: dict[int, Exception] = {}
+    for index in range(len(scores)):
+        one = slice(index, index + 1)
+        try:
+            score = served.predict(columns.numbers[one], columns.strings[one])
+            if score.shape != (1, width) or not np.isfinite(score).all():
+                failed[index] = PredictionError("the model gave no finite score")
+            else:
+                scores[index] = score[0]
+        except Exception as error:  # noqa: BLE001
+            failed[index] = PredictionError(f"the model failed: {error}")
+    return scores, failed
+
+
+def _sampled(deployment: str, entities: Sequence[str | None], request_ids: Sequence[str], share: float) -> NDArray[np.bool_]:
+    bound = int(share * 2**64)
+    keys = (entity if entity is not None else request_id for entity, request_id in zip(entities, request_ids, strict=True))
+    person = b"shadow.sample"  # another use of the same entity (a canary) must draw independently of this one
+    return np.array(
+        [
+            int.from_bytes(hashlib.blake2b(f"{deployment}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8, person=person).digest(), "big") < bound
+            for key in keys
+        ],
+        dtype=np.bool_,
+    )
+
+
+def _without_problems(rows: list[Row], columns: Columns) -> tuple[list[Row], Columns]:
+    for index, problems in columns.problems.items():
+        _fail([rows[index]], InvalidFieldsError("the request has invalid fields", problems))
+    keep = [index for index in range(len(rows)) if index not in columns.problems]
+    return [rows[i] for i in keep], _take(columns, keep)
+
+
+def _take(columns: Columns, keep: list[int]) -> Columns:
+    origins = None if columns.origins is None else columns.origins[keep]
+    return Columns(columns.numbers[keep], columns.strings[keep], origins, {})
+
+
+def _fail(rows: Sequence[Row], error: Exception) -> None:
+    for row in rows:
+        if not row.answer.done():
+            row.answer.set_exception(error)

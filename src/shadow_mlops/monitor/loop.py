@@ -1,0 +1,73 @@
+"""One round of the monitor: nothing but calls, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import structlog
+
+from shadow_mlops.monitor.ledger import Ledger
+from shadow_mlops.monitor.publishing import Publisher
+from shadow_mlops.monitor.retention import Retainer
+from shadow_mlops.monitor.state import write_durably
+
+log = structlog.get_logger()
+
+_SAVE_SECONDS = 5.0  # what was counted since is counted again after a crash; a save costs the disk a sync
+
+
+class Monitor:
+    """The loop's parts and their order.
+
+    Parameters
+    ----------
+    path
+        Where the ledger's state is kept.
+    serving
+        Names of the challengers that have a version now; None: not known.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        retainer: Retainer,
+        publisher: Publisher,
+        *,
+        path: Path,
+        serving: Callable[[], Collection[str] | None],
+    ) -> None:
+        self._ledger = ledger
+        self._retainer = retainer
+        self._publisher = publisher
+        self._path = path
+        self._serving = serving
+        self._next_save = 0.0
+        self._unsaved = ""
+
+    def round(self) -> None:
+        """Retention, accounting, publication."""
+        infos = self._retainer.look()
+        removals = self._retainer.due(infos, serving=self._serving())
+        # Only what the saved state has counted may go: a crash between would count it never or twice.
+        if removals and self.save():
+            self._retainer.apply(removals)
+        self._retainer.forget()
+        self._ledger.read()
+        if time.monotonic() >= self._next_save:
+            self.save()
+        self._publisher.publish(self._ledger, infos)
+
+    def save(self) -> bool:
+        """Write the ledger's state; False, with a message, if the disk does not take it."""
+        self._next_save = time.monotonic() + _SAVE_SECONDS
+        try:
+            write_durably(self._path, self._ledger.state)
+        except OSError as error:
+            if str(error) != self._unsaved:
+                log.warning("counts cannot be saved", problem=str(error))
+            self._unsaved = str(error)
+            return False
+        self._unsaved = ""
+        return True

@@ -1,0 +1,56 @@
+"""Starting the platform's own processes: settings travel in the environment, the command line stays readable."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from shadow_mlops.processes.settings import Settings
+
+_VARIABLE = "SHADOW_SETTINGS"
+
+
+def settings_to_environment(settings: Settings) -> dict[str, str]:
+    """Environment of a child that must run with exactly these settings (the operator's token is left out)."""
+    return {**os.environ, _VARIABLE: settings.model_dump_json(exclude={"operator_token"})}
+
+
+def settings_from_environment() -> Settings:
+    """Settings that the parent process passed on; read from the environment where there is no parent."""
+    passed = os.environ.get(_VARIABLE)
+    return Settings(**json.loads(passed)) if passed else Settings()  # type: ignore[call-arg]
+
+
+def start(
+    module: str,
+    settings: Settings,
+    arguments: Sequence[str] = (),
+    *,
+    pass_fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start ``python -m module arguments`` in a session of its own, so that Ctrl-C reaches only the supervisor.
+
+    Parameters
+    ----------
+    pass_fds
+        File descriptors that the child inherits under the same numbers.
+    environment
+        Variables beside the inherited ones.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env={**settings_to_environment(settings), **(environment or {})},
+        pass_fds=tuple(pass_fds),
+        start_new_session=True,
+    )
+
+
+def signal_quietly(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to a child that may have ended in the meantime."""
+    if process.poll() is None:
+        process.send_signal(number)

@@ -1,0 +1,115 @@
+"""One gateway worker: ``python -m shadow_mlops.processes.worker LISTEN_FD CHANNEL_FD``, started by the gateway's parent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import sys
+from pathlib import Path
+
+import structlog
+import uvicorn
+import uvloop
+
+from shadow_mlops.deployment import load_deployment
+from shadow_mlops.domain.errors import ConflictError, ShadowError
+from shadow_mlops.eventlog.segments import SegmentLog
+from shadow_mlops.gateway import Gateway, Limits
+from shadow_mlops.processes.channel import WorkerChannel
+from shadow_mlops.processes.lifetime import only_one
+from shadow_mlops.processes.settings import Settings
+from shadow_mlops.processes.spawn import settings_from_environment
+from shadow_mlops.telemetry.logs import configure_logs
+from shadow_mlops.telemetry.metrics import open_metrics
+
+ALIVE_SECONDS = 1.0
+DRAIN_SECONDS = 10
+
+log = structlog.get_logger()
+
+
+def _identity(run: Path, held: contextlib.ExitStack) -> str:
+    # The lowest free number, held by a lock: a restarted worker goes on with its predecessor's counters, two live ones never share any.
+    for number in range(1024):
+        with contextlib.suppress(ConflictError):
+            held.enter_context(only_one(run / f"gateway-{number}.lock", f"gateway worker {number}"))
+            return f"gateway-{number}"
+    raise ConflictError("1,024 gateway workers are running on this data directory")
+
+
+def build(settings: Settings, identity: str, channel: WorkerChannel) -> Gateway:
+    """Wire a worker from settings."""
+    metrics = open_metrics(settings.data_dir / "run" / "metrics", identity)
+    return Gateway(
+        load_deployment(settings.deployment_file),
+        settings.data_dir,
+        SegmentLog(settings.data_dir / "log", segment_bytes=settings.segment_bytes),
+        metrics,
+        writer=identity,
+        metrics_text=channel.metrics,
+        title=settings.api_title,
+        limits=Limits(
+            body_bytes=settings.max_body_bytes,
+            batch_rows=settings.max_batch_rows,
+            requests=settings.rate_limit_requests if settings.rate_limit_enabled else None,
+            window_seconds=settings.rate_limit_window_seconds,
+        ),
+        sync=settings.event_log_sync == "full",
+    )
+
+
+async def serve(gateway: Gateway, channel: WorkerChannel, listen_fd: int, identity: str) -> None:
+    """Serve until a signal or until the parent is gone."""
+    config = uvicorn.Config(
+        gateway.asgi,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    server = uvicorn.Server(config)
+
+    def orphaned() -> None:
+        server.should_exit = True
+
+    async def alive() -> None:
+        while True:
+            served = gateway.follower.served
+            channel.tell("alive", text=f"{os.getpid()} {identity} {served.serving.generation if served else 0}")
+            await asyncio.sleep(ALIVE_SECONDS if served else 0.05)
+
+    tasks = [asyncio.create_task(channel.listen(orphaned)), asyncio.create_task(alive())]
+    await server.serve(sockets=[socket.socket(fileno=listen_fd)])
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def main() -> int:
+    """Run the worker; the exit code tells the parent whether to try again."""
+    settings = settings_from_environment()
+    listen_fd, channel_fd = int(sys.argv[1]), int(sys.argv[2])
+    with contextlib.ExitStack() as held:
+        identity = _identity(settings.data_dir / "run", held)
+        configure_logs(identity, level=settings.log_level)
+        channel = WorkerChannel(channel_fd)
+        try:
+            gateway = build(settings, identity, channel)
+        except ShadowError as error:
+            log.error("the worker cannot start", reason=str(error))
+            return 2
+        gc.collect()
+        gc.freeze()  # what was imported lives for ever: keep the collector from walking it in the middle of a request
+        uvloop.run(serve(gateway, channel, listen_fd, identity))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

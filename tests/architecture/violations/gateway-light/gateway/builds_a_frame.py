@@ -1,0 +1,3 @@
+"""No DataFrame on the request path."""
+
+import pandas as pd

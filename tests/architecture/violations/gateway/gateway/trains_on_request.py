@@ -1,0 +1,3 @@
+"""The request path does not pass through training."""
+
+from shadow_mlops import training

@@ -1,0 +1,3 @@
+"""A new room must be given its place (exhaustive)."""
+
+

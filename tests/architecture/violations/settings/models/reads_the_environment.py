@@ -1,0 +1,3 @@
+"""Settings are read in one place."""
+
+from pydantic_settings import BaseSettings

@@ -1,0 +1,43 @@
+"""Plants misbehaving challengers: prepared directories whose card names a runtime of ``faulty_runtime``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from shadow_mlops.domain.models import ModelCard
+
+RUNTIMES = Path(__file__).parent / "faulty_runtime"
+"""Put on ``PYTHONPATH`` of the system, this folder counts as an installed distribution."""
+KINDS = ("hang", "crash", "burn", "leak")
+
+
+def plant(data: Path, challenger: str, kind: str) -> str:
+    """Copy a prepared challenger into one that misbehaves.
+
+    Parameters
+    ----------
+    data
+        Data directory.
+    challenger
+        Directory of the good challenger, as ``serving.json`` names it.
+    kind
+        ``hang``, ``crash``, ``burn`` or ``leak``.
+
+    Returns
+    -------
+    str
+        Its directory, as ``serving.json`` names it.
+    """
+    directory = Path(challenger).with_name(f"faulty-{kind}")
+    if not (data / directory).exists():
+        shutil.copytree(data / challenger, data / directory)
+        path = data / directory / "card.json"
+        card = msgspec.json.decode(path.read_bytes(), type=ModelCard)
+        faulty = msgspec.structs.replace(
+            card, runtime=f"faulty-{kind}", version=f"0.0.0-{kind}", registry_version=f"faulty-{kind}"
+        )
+        path.write_bytes(msgspec.json.encode(faulty))
+    return str(directory)

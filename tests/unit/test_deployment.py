@@ -1,0 +1,93 @@
+"""The deployment file: what is accepted, and how each mistake is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from shadow_mlops.deployment import deployment_schema, load_deployment, parse_deployment
+from shadow_mlops.domain.errors import DeploymentError
+
+CONTRACT = """
+name: churn
+task: binary
+positive: 1
+entity: customer_id
+features:
+  tenure: {default: 12, drift: {psi: 0.2}}
+  gender: {pii: keep}
+unknown_fields: reject
+decision: {threshold: 0.5, tiers: {LOW: 0.25, MEDIUM: 0.5, HIGH: 0.75, CRITICAL: 1.0}}
+shadow: {sample: 1.0, timeout_ms: 1000, max_lag: 1000000}
+log: {on_failure: answer, retain_days: 30, max_bytes: 10GiB}
+lake: {retain_days: 400}
+labels: {policy: first, max_delay: 90d, cohort: 1d}
+drift: {psi: 0.3, ks: 0.1, js: 0.1, window: {hours: 24, min_rows: 500}, retrain_on: [psi]}
+gate: {metric: log_loss, kind: superior, margin: null, alpha: 0.05, min_labels: 200, max_labels: 100000, min_days: 0, guardrails: [], auto_promote: false}
+canary: {steps: [0.01, 0.1, 0.5], values_per_step: 2000}
+retrain: {action: {command: [make, retrain]}, windows: 3, cool_down: 24h, daily_budget: 1}
+feature_store: {kind: feast, path: feature_repo, timeout_ms: 20, on_failure: default}
+"""
+
+
+def test_the_documented_file_is_accepted_with_its_values():
+    d = parse_deployment(CONTRACT)
+    assert d.features["tenure"].default == 12
+    assert d.features["tenure"].drift == {"psi": 0.2}
+    assert d.log.max_bytes == 10 * 2**30
+    assert d.labels.max_delay == 90 * 86400
+    assert d.retrain.cool_down == 86400
+    assert d.feature_store is not None
+    assert d.feature_store.timeout_ms == 20
+
+
+def test_a_name_alone_gives_the_documented_defaults():
+    written, default = parse_deployment(CONTRACT), parse_deployment("name: churn")
+    for part in ("decision", "shadow", "log", "lake", "labels", "drift", "gate", "canary"):
+        assert getattr(default, part) == getattr(written, part), part
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("name: churn\nshdow: {}\n", 2, ["shdow", "shadow"]),
+        ("name: churn\nshadow:\n  sample: 1.0\n  timeout: 5\n", 4, ["timeout", "timeout_ms"]),
+        ("name: churn\nfeatures:\n  tenure:\n    defualt: 1\n", 4, ["defualt", "default"]),
+        ("name: churn\nshadow:\n  sample: 1.5\n", 3, ["shadow.sample", "<= 1"]),
+        ("name: churn\nlog:\n  retain_days: 3\n  max_bytes: lots\n", 4, ["log.max_bytes", "10GiB"]),
+        ("name: churn\nlabels: {max_delay: soon}\n", 2, ["labels.max_delay", "90d"]),
+        ("name: churn\ntask: ranking\n", 2, ["task"]),
+        ("name: churn\nname: other\n", 2, ["name", "twice"]),
+        ("name: churn\ndecision:\n  tiers: {A: 0.5, B: 0.2, C: 1.0}\n", 3, ["tiers", "ascend"]),
+        ("name: churn\nlake: {retain_days: 10}\n", 2, ["labels.max_delay"]),
+        ("name: churn\nentity: id\nfeatures:\n  id: {}\n", 4, ["entity"]),
+        ("name: churn\nfeatures:\n  a:\n    drift: {pis: 0.1}\n", 4, ["pis", "psi"]),
+        ("name: [churn\n", 2, ["YAML"]),
+        ("name: churn\ncanary: {steps: [0.5, 0.1]}\n", 2, ["ascend"]),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_what_to_do(text: str, line: int, words: list[str]):
+    with pytest.raises(DeploymentError) as caught:
+        parse_deployment(text, path="d.yaml")
+    assert str(caught.value).startswith(f"d.yaml:{line}: "), str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just text"])
+def test_a_file_that_is_no_mapping_is_refused(text: str):
+    with pytest.raises(DeploymentError, match="name: MODEL"):
+        parse_deployment(text)
+
+
+def test_an_absent_file_says_how_to_get_one(tmp_path: Path):
+    with pytest.raises(DeploymentError, match="train_model"):
+        load_deployment(tmp_path / "none.yaml")
+
+
+def test_the_schema_is_json_and_knows_every_key():
+    schema = json.loads(json.dumps(deployment_schema()))
+    keys = schema["$defs"]["Deployment"]["properties"]
+    assert set(yaml.safe_load(CONTRACT)) <= set(keys)
