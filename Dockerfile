@@ -18,7 +18,8 @@ RUN /opt/shadow/bin/python -c "from rich.console import Console; from shadow_mlo
 from shadow_mlops.processes.settings import load_settings; ensure_example(load_settings(), Console())"
 
 FROM ${BASE}
-RUN groupadd --gid 10001 shadow && useradd --uid 10001 --gid shadow --home-dir /srv/shadow --create-home shadow
+# Debian has a group "shadow" already
+RUN groupadd --gid 10001 mlops && useradd --uid 10001 --gid mlops --home-dir /srv/shadow --create-home mlops
 COPY --from=build /opt/shadow /opt/shadow
 COPY --from=build --chown=10001:10001 /var/lib/shadow /var/lib/shadow
 ENV PATH=/opt/shadow/bin:$PATH DATA_DIR=/var/lib/shadow API_PORT=8000 PYTHONUNBUFFERED=1

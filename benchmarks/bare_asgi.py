@@ -35,7 +35,7 @@ async def app(scope, receive, send):
         body += message["body"]
     try:
         _decode(body)
-    except msgspec.ValidationError:
+    except msgspec.DecodeError:
         await send(_REFUSED)
         await send({"type": "http.response.body", "body": b""})
         return

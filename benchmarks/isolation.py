@@ -1,9 +1,9 @@
 """What a client notices of a challenger: the champion's p99, open loop, as challengers behave and misbehave.
 
-Everything, challengers too, is pinned to core 0, the client to core 1. The load is 30 % of the capacity measured
-first. One gateway runs throughout; between rounds ``serving.json`` names another challenger, whose process the
-supervisor starts. The faults are real model runtimes: they hang, abort, burn CPU on threads of their own, or leak
-64 MiB with each batch.
+Everything, challengers too, is pinned to core 0, the client to core 1. The load is 30 % of the capacity, which is
+measured first. One gateway runs throughout; between rounds ``serving.json`` names another challenger, whose
+process the supervisor starts. The faults are real model runtimes: they hang, abort, burn CPU on threads of their
+own, or leak 64 MiB with each batch.
 
     python benchmarks/isolation.py --rounds 9 --write
 """

@@ -95,7 +95,7 @@ def main() -> None:
     to_bare = [ours / bare for ours, bare in zip(rates["gateway"], rates["bare ASGI"], strict=True)]
     to_usual = [ours / usual for ours, usual in zip(rates["gateway"], rates["usual FastAPI"], strict=True)]
     report.table(
-        f"/predict, {CONNECTIONS} connections, one core, {options.rounds} interleaved rounds: median (min-max)",
+        f"/predict, {CONNECTIONS} connections, one core, {options.rounds} interleaved rounds, median (range)",
         ["server", "answers/s", "p99 ms"],
         [
             [name, report.spread(rates[name], 0), report.spread([x.p99_ms for x in loads[name]], 1)]

@@ -83,11 +83,11 @@ def wait_for_http(url: str, process: subprocess.Popen[bytes], *, any_status: boo
 
 
 def trained_example(target: Path) -> Path:
-    """A data directory with the example's models registered: a copy, trained once per state of the sources."""
+    """A data directory with the example's models: a copy, trained once per state of the sources."""
     digest = hashlib.sha256()
     package = ROOT / "src" / "shadow_mlops"
-    for folder in ("example", "training", "models", "cli"):
-        for file in sorted((package / folder).rglob("*.py")):
+    for pattern in ("example/*.py", "training/*.py", "models/**/*.py", "cli/train.py"):
+        for file in sorted(package.glob(pattern)):
             digest.update(file.read_bytes())
     cache = Path(tempfile.gettempdir()) / f"shadow-example-{os.getuid()}-{digest.hexdigest()[:16]}"
     with cache.with_suffix(".lock").open("w") as lock:
@@ -158,7 +158,8 @@ class System:
             wait_for_http(f"{self.url}/health/ready", self.process)
             yield self
         except BaseException:
-            sys.stderr.write("".join(self.output.read_text(errors="replace").splitlines(keepends=True)[-40:]))
+            last = self.output.read_text(errors="replace").splitlines()[-20:]
+            sys.stderr.write("".join(f"{line[:400]}\n" for line in last))
             raise
         finally:
             self.stop()
@@ -196,6 +197,13 @@ class System:
         """Role -> process id, as the supervisor published them last."""
         try:
             return json.loads((self.data / "run" / "processes.json").read_bytes())
+        except FileNotFoundError:
+            return {}
+
+    def gateway_word(self) -> dict[str, Any]:
+        """What the gateway's parent published last: its children and the generations that they serve."""
+        try:
+            return json.loads((self.data / "run" / "gateway.json").read_bytes())
         except FileNotFoundError:
             return {}
 

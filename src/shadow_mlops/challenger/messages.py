@@ -9,7 +9,7 @@ import msgspec
 from shadow_mlops.domain.models import ModelCard
 
 
-class Rows(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class Rows(msgspec.Struct, frozen=True, tag=True):
     """Rows to score, in the order of the model's signature."""
 
     count: int
@@ -30,7 +30,7 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-class Scores(msgspec.Struct, frozen=True, array_like=True, tag=True):
+class Scores(msgspec.Struct, frozen=True, tag=True):
     """What the model made of the rows."""
 
     scores: bytes

@@ -201,18 +201,25 @@ def boot_counter(root: Path, boot_id: str) -> int:
     """Number of this boot in the life of the log, 1 for the first; larger than that of every earlier boot.
 
     No lock: processes of one boot that race create the same file name, and a boot's smallest number counts.
+
+    Raises
+    ------
+    LogError
+        If the folder cannot be written.
     """
     folder = root / _BOOTS
-    folder.mkdir(parents=True, exist_ok=True)
 
-    def numbers() -> dict[int, str]:
-        entries = (
-            file.split("-", 1) for file in os.listdir(folder) if re.fullmatch(r"\d{8}-[0-9a-f]+", file)
-        )
-        return {int(number): boot for number, boot in sorted(entries, reverse=True)}
+    def boots() -> list[tuple[int, str]]:
+        matches = (re.fullmatch(r"(\d{8})-([0-9a-f]+)", path.name) for path in folder.iterdir())
+        return sorted((int(match[1]), match[2]) for match in matches if match is not None)
 
-    known = numbers()
-    if boot_id not in known.values():
-        (folder / f"{max(known, default=0) + 1:08d}-{boot_id}").touch()
-        known = numbers()
-    return min(number for number, boot in known.items() if boot == boot_id)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        known = boots()
+        if boot_id not in {boot for _, boot in known}:
+            number = known[-1][0] + 1 if known else 1
+            (folder / f"{number:08d}-{boot_id}").touch()
+            known = boots()
+    except OSError as error:
+        raise LogError(f"this boot cannot be numbered in {folder}: {error}") from error
+    return next(number for number, boot in known if boot == boot_id)

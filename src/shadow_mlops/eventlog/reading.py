@@ -13,7 +13,7 @@ from shadow_mlops.domain.errors import CorruptFrameError, LogError
 from shadow_mlops.eventlog.columns import Schema
 from shadow_mlops.eventlog.frames import HEADER_BYTES as FRAME_HEADER_BYTES
 from shadow_mlops.eventlog.frames import FrameKind, decode_batch, decode_schema, parse_header
-from shadow_mlops.eventlog.layout import SegmentName, crc_seed, read_beat, writer_gone
+from shadow_mlops.eventlog.layout import HEADER_BYTES, SegmentName, crc_seed, read_beat, writer_gone
 from shadow_mlops.eventlog.records import Batch
 from shadow_mlops.eventlog.seam import Frame, Gone, Skipped
 from shadow_mlops.eventlog.tombstones import Tombstone
@@ -236,8 +236,8 @@ class SegmentReader:
             self._close_file()
 
     def _sealed_rows(self) -> int | None:
-        size = os.fstat(self._fd).st_size
-        data = os.pread(self._fd, FRAME_HEADER_BYTES, max(size - FRAME_HEADER_BYTES, 0))
+        end = os.fstat(self._fd).st_size - FRAME_HEADER_BYTES
+        data = os.pread(self._fd, FRAME_HEADER_BYTES, end) if end >= HEADER_BYTES else b""
         header = parse_header(data, 0, crc_seed(self.name.segment))
         return header.first if header is not None and header.kind == FrameKind.SEAL else None
 
@@ -262,7 +262,7 @@ class SegmentReader:
             header = step.header
             if header.kind == FrameKind.SEAL or (header.kind in _DATA and header.first >= self.row):
                 return
-            if header.end > self.row:
+            if header.kind in _DATA and header.end > self.row:
                 raise LogError(f"row {self.row} of segment {self.name.text} is inside a frame")
             if header.kind == FrameKind.SCHEMA:
                 self._learn(walker, step)

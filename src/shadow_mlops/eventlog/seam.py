@@ -84,7 +84,7 @@ class Tail(Protocol):
     """One reader of one stream, at its own pace. It takes no lock that a writer takes."""
 
     def poll(self, max_rows: int) -> Sequence[Frame | Gone]:
-        """Whole frames that follow the position: at least one if there is one, else at most ``max_rows`` rows.
+        """Whole frames that follow the position: at least one if there is any, at most ``max_rows`` rows.
 
         Within a segment in order; across segments in order of (boot, monotonic time) as far as known.
         Returns at once, empty when there is nothing new. A torn or corrupt frame that is final is set aside
@@ -138,8 +138,8 @@ class EventLog(Protocol):
     def tail(self, stream: Stream, position: Position | None = None) -> Tail:
         """Read the stream from a position.
 
-        None: from its oldest retained row, without :class:`Gone` for older ones. A position must be one that a
-        tail has given, or otherwise lie between two frames.
+        None: from its oldest retained row, without :class:`Gone` for older ones. A position is one that
+        a tail has given, or otherwise lies between two frames.
         """
         ...
 

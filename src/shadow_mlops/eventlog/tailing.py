@@ -79,9 +79,11 @@ class SegmentTail:
 
     def skip(self, rows: int) -> list[Skipped | Gone]:
         """Pass over whole frames, oldest first, until at least ``rows`` rows are passed or none is left."""
-        self._discover()
         passed: list[Skipped | Gone] = []
         done = 0
+        if rows <= 0:
+            return passed
+        self._discover()
         for reader, head in self._heads(_EVERYTHING, bodies=False):
             items = reader.skip(head)
             passed += items

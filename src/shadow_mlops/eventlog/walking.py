@@ -126,9 +126,10 @@ class FrameWalker:
         # While the writer lives, unfinished and damaged frames look alike; only a frame behind one tells.
         if not final and self._scanned == self.size:
             return None
-        self._scanned = self.size
         step = self._scan(self.offset + 1)
-        if step is not None and not final:
+        if step is None:
+            self._scanned = self.size
+        elif not final:
             self._buffer = _NOTHING
             return self._frame_at(self.offset) or step
         return step

@@ -43,6 +43,8 @@ class Limits:
     requests: int | None = 60_000
     """Per window and client; None: unlimited."""
     window_seconds: int = 60
+    table: Path | None = None
+    """Counters that the workers of the host share; None: each counts alone."""
 
 
 class Gateway:
@@ -95,7 +97,7 @@ class Gateway:
             OutcomeIntake(self._outcomes, deployment.name, metrics, sync=sync),
             self.application,
             metrics,
-            limiter=None if limits.requests is None else RateLimiter(limits.requests, limits.window_seconds),
+            limiter=None if limits.requests is None else RateLimiter(limits.requests, limits.window_seconds, limits.table),
             max_body=limits.body_bytes,
             max_rows=limits.batch_rows,
         )

@@ -80,7 +80,7 @@ def _to_onnx(path: Path, card: ModelCard) -> bytes:
         inputs: Any = [("numbers", FloatTensorType([None, len(card.signature.names)]))]
         booster = lightgbm.Booster(model_file=str(path))
         model = onnxmltools.convert_lightgbm(booster, initial_types=inputs, zipmap=False, target_opset=15)
-        graph = gather_blocks(model, card.signature, model.graph.output[-1].name, by_column=False)
+        graph = gather_blocks(model, card.signature, model.graph.output[-1].name, by_column=False, double=False)
     except Exception as error:  # the converter fails in whatever way the trees do
         raise ConversionError(f"{type(error).__name__}: {str(error).strip()[:300]}") from error
     return bytes(graph.SerializeToString())

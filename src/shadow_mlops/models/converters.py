@@ -6,11 +6,10 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 from onnx import TensorProto
 from skl2onnx import update_registered_converter
 from skl2onnx.common._registration import get_converter, get_shape_calculator
-from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.common.data_types import DoubleTensorType, StringTensorType
 from skl2onnx.common.shape_calculator import (
     calculate_linear_classifier_output_shapes,
     calculate_linear_regressor_output_shapes,
@@ -56,47 +55,47 @@ def _flagged(imputer: Any) -> list[int]:
     return [int(i) for i in imputer.indicator_.features_] if imputer.add_indicator else []
 
 
+def _ours(operator: Any) -> bool:
+    """Whether skl2onnx's own converter falls short: indicators, or float64, for which onnxruntime has no Imputer."""
+    kind = operator.inputs[0].type
+    if isinstance(kind, StringTensorType):
+        return False
+    return bool(_flagged(operator.raw_operator)) or isinstance(kind, DoubleTensorType)
+
+
 def _imputer_shape(operator: Any) -> None:
     get_shape_calculator(_IMPUTER)(operator)
-    flagged = _flagged(operator.raw_operator)
-    if flagged:
+    if _ours(operator):
         rows, width = operator.outputs[0].type.shape
-        operator.outputs[0].type = FloatTensorType([rows, width + len(flagged)])
+        flagged = len(_flagged(operator.raw_operator))
+        operator.outputs[0].type = type(operator.inputs[0].type)([rows, width + flagged])
 
 
 def _convert_imputer(scope: Any, operator: Any, container: Any) -> None:
-    flagged = _flagged(operator.raw_operator)
-    if not flagged:
+    if not _ours(operator):
         get_converter(_IMPUTER)(scope, operator, container)
         return
-    imputer = operator.raw_operator
+    imputer, flagged = operator.raw_operator, _flagged(operator.raw_operator)
     given = concatenate_variables(scope, operator.inputs, container)
+    double = isinstance(operator.inputs[0].type, DoubleTensorType)
+    number = TensorProto.DOUBLE if double else TensorProto.FLOAT
+    if not isinstance(imputer.missing_values, float):  # NaN is the only mark of a missing number here
+        raise NotImplementedError(f"SimpleImputer(missing_values={imputer.missing_values!r})")
 
     def name(text: str) -> str:
         return str(scope.get_unique_variable_name(text))
 
-    filled, indices, picked, absent, flags = map(name, ("filled", "flagged", "picked", "absent", "flags"))
-    container.add_node(
-        "Imputer",
-        given,
-        filled,
-        op_domain="ai.onnx.ml",
-        imputed_value_floats=imputer.statistics_.astype(np.float32),
-        replaced_value_float=float("nan"),
-        name=scope.get_unique_operator_name("Imputer"),
-    )
-    container.add_initializer(indices, TensorProto.INT64, [len(flagged)], flagged)
-    container.add_node(
-        "Gather", [given, indices], picked, axis=1, name=scope.get_unique_operator_name("Gather")
-    )
-    container.add_node("IsNaN", picked, absent, name=scope.get_unique_operator_name("IsNaN"))
-    container.add_node(
-        "Cast", absent, flags, to=TensorProto.FLOAT, name=scope.get_unique_operator_name("Cast")
-    )
-    container.add_node(
-        "Concat",
-        [filled, flags],
-        operator.outputs[0].full_name,
-        axis=1,
-        name=scope.get_unique_operator_name("Concat"),
-    )
+    def add(kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        container.add_node(kind, inputs, output, name=scope.get_unique_operator_name(kind), **attributes)
+
+    absent, fill, output = name("absent"), name("fill"), operator.outputs[0].full_name
+    filled = name("filled") if flagged else output
+    container.add_initializer(fill, number, [1, len(imputer.statistics_)], imputer.statistics_.astype(float).tolist())
+    add("IsNaN", [given], absent)
+    add("Where", [absent, fill, given], filled)
+    if flagged:
+        indices, picked, flags = name("flagged"), name("picked"), name("flags")
+        container.add_initializer(indices, TensorProto.INT64, [len(flagged)], flagged)
+        add("Gather", [absent, indices], picked, axis=1)
+        add("Cast", [picked], flags, to=number)
+        add("Concat", [filled, flags], output, axis=1)

@@ -16,12 +16,13 @@ from shadow_mlops.domain.errors import ModelRefusedError
 from shadow_mlops.domain.features import Signature
 from shadow_mlops.models.runtimes.onnx import NUMBERS, SCORES, STRINGS
 
+TREES = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 _ROUNDED = "shadow_rounded"
 _ALL = -1
 
 
 def gather_blocks(
-    model: onnx.ModelProto, signature: Signature, scores: str, *, by_column: bool
+    model: onnx.ModelProto, signature: Signature, scores: str, *, by_column: bool, double: bool
 ) -> onnx.ModelProto:
     """Give a graph the inputs ``numbers`` and ``strings`` and the one output ``scores``.
 
@@ -31,6 +32,8 @@ def gather_blocks(
         Graph to rewrite.
     by_column
         The graph has one (n, 1) input per feature, by name; else it has the block ``numbers`` already.
+    double
+        The graph computes on float64; else the numbers, float64 as they come, are rounded to float32 first.
     scores
         Output to keep; it is renamed ``scores``.
 
@@ -43,7 +46,7 @@ def gather_blocks(
     blocks = {name: (NUMBERS, i) for i, name in enumerate(signature.numbers)}
     blocks |= {name: (STRINGS, i) for i, name in enumerate(signature.strings)}
     sizes = {NUMBERS: len(signature.numbers), STRINGS: len(signature.strings)}
-    nodes = _Rewriter(blocks if by_column else {NUMBERS: (NUMBERS, _ALL)}, sizes)
+    nodes = _Rewriter(blocks if by_column else {NUMBERS: (NUMBERS, _ALL)}, sizes, double=double)
     for node in graph.node:
         nodes.add(node)
     kept = _needed(nodes.made, scores)
@@ -61,6 +64,8 @@ def gather_blocks(
         if block in used
     ]
     kind = next(out.type.tensor_type.elem_type for out in graph.output if out.name == scores)
+    if _source(kept).op_type in TREES:
+        kind = TensorProto.FLOAT  # whatever goes in; converters declare what went in
     constants = [each for each in [*graph.initializer, *nodes.constants] if each.name in used]
     made = helper.make_graph(
         kept, "shadow", inputs, [helper.make_tensor_value_info(SCORES, kind, [None, None])], constants
@@ -73,13 +78,15 @@ def gather_blocks(
 class _Rewriter:
     """Nodes in order, with reads of columns turned into gathers from blocks."""
 
-    def __init__(self, blocks: dict[str, tuple[str, int]], sizes: dict[str, int]) -> None:
+    def __init__(self, blocks: dict[str, tuple[str, int]], sizes: dict[str, int], *, double: bool) -> None:
         self._blocks = blocks
         self._sizes = sizes
         self._same: dict[str, str] = {}
         self._gathered: dict[tuple[str, tuple[int, ...]], str] = {}
-        # float64 comes in and is rounded here: as fast as rounding it before, and too large a value is infinite, not a warning
-        self.made: list[Any] = [helper.make_node("Cast", [NUMBERS], [_ROUNDED], to=TensorProto.FLOAT)]
+        self.made: list[Any] = []
+        self._numbers = NUMBERS if double else _ROUNDED
+        if not double:  # in the graph it costs no more than before it, and too large a value is infinite, no warning
+            self.made.append(helper.make_node("Cast", [NUMBERS], [_ROUNDED], to=TensorProto.FLOAT))
         self.constants: list[Any] = []
 
     def add(self, node: Any) -> None:
@@ -118,7 +125,7 @@ class _Rewriter:
         return names
 
     def _gather(self, block: str, indices: tuple[int, ...]) -> str:
-        source = _ROUNDED if block == NUMBERS else block
+        source = self._numbers if block == NUMBERS else block
         if indices in (tuple(range(self._sizes[block])), (_ALL,)):
             return source
         if (block, indices) not in self._gathered:
@@ -132,6 +139,14 @@ class _Rewriter:
 
 def _joins_columns(node: Any) -> bool:
     return node.op_type == "Concat" and any(a.name == "axis" and a.i in (1, -1) for a in node.attribute)
+
+
+def _source(kept: Sequence[Any]) -> Any:
+    """The node that computes the last node's output."""
+    node = kept[-1]
+    while node.op_type == "Identity":
+        node = next(each for each in kept if node.input[0] in each.output)
+    return node
 
 
 def _needed(nodes: Sequence[Any], output: str) -> list[Any]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 class RepeatedIds:
     """Counts ids that were seen before among the newest ``window`` ones, at least half of them.
 
-    Two generations of hashes, of which the older goes when the younger is half a window full. The window begins
-    anew with each process; the count is the caller's to keep.
+    Two generations of hashes, of which the older goes when the younger is half a window full. The
+    window begins anew with each process; the count is the caller's to keep.
 
     Examples
     --------

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+RATE_TABLE = "rate-limit.table"
+"""Under ``run/``: made anew by each gateway parent, counted in by its workers."""
+
 
 def write_word(path: Path, content: object) -> None:
     """Replace a JSON file so that a reader sees the old or the new one, never a part.

@@ -17,8 +17,9 @@ from prometheus_client import Counter
 
 from shadow_mlops.domain.errors import SettingsError
 from shadow_mlops.eventlog.syncing import Syncer
+from shadow_mlops.gateway.limiter import create_table
 from shadow_mlops.processes.channel import Message, serve_worker
-from shadow_mlops.processes.files import write_word
+from shadow_mlops.processes.files import RATE_TABLE, write_word
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import settings_from_environment, signal_quietly, start
 from shadow_mlops.telemetry.logs import configure_logs
@@ -256,6 +257,7 @@ def run(settings: Settings, *, listen_fd: int | None = None) -> None:
     """
     configure_logs("gateway", level=settings.log_level)
     (settings.data_dir / "run").mkdir(parents=True, exist_ok=True)
+    create_table(settings.data_dir / "run" / RATE_TABLE)
     listener = socket.socket(fileno=listen_fd) if listen_fd is not None else bind(settings.api_host, settings.api_port)
     asyncio.run(GatewayParent(settings, listener).run())
 

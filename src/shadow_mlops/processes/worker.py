@@ -19,6 +19,7 @@ from shadow_mlops.domain.errors import ConflictError, ShadowError
 from shadow_mlops.eventlog.segments import SegmentLog
 from shadow_mlops.gateway import Gateway, Limits
 from shadow_mlops.processes.channel import WorkerChannel
+from shadow_mlops.processes.files import RATE_TABLE
 from shadow_mlops.processes.lifetime import only_one
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import settings_from_environment
@@ -56,6 +57,7 @@ def build(settings: Settings, identity: str, channel: WorkerChannel) -> Gateway:
             batch_rows=settings.max_batch_rows,
             requests=settings.rate_limit_requests if settings.rate_limit_enabled else None,
             window_seconds=settings.rate_limit_window_seconds,
+            table=settings.data_dir / "run" / RATE_TABLE,
         ),
         sync=settings.event_log_sync == "full",
     )
@@ -70,6 +72,7 @@ async def serve(gateway: Gateway, channel: WorkerChannel, listen_fd: int, identi
         lifespan="on",
         access_log=False,
         log_config=None,
+        proxy_headers=False,  # nobody may choose the address by which he is limited
         server_header=False,
         date_header=False,
         timeout_graceful_shutdown=DRAIN_SECONDS,
