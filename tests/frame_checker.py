@@ -77,18 +77,22 @@ def _header(data: bytes, at: int, seed: int) -> tuple[int, int, int, int, int, b
     return kind, length, rows, first, body_crc, schema
 
 
-def _columns(body: bytes) -> dict[int, bytes]:
+def _columns(body: bytes) -> dict[int, tuple[int, bytes]]:
     (count,) = struct.unpack_from("<I", body)
     at = 8 + 8 * count
     columns = {}
     for number in range(count):
-        tag, _, length = struct.unpack_from("<BB2xI", body, 8 + 8 * number)
-        columns[tag] = body[at : at + length]
+        tag, form, length = struct.unpack_from("<BB2xI", body, 8 + 8 * number)
+        columns[tag] = (form, body[at : at + length])
         at += length
     return columns
 
 
-def _texts(data: bytes) -> list[str | None]:
+def _texts(column: tuple[int, bytes]) -> list[str | None]:
+    form, data = column
+    if form == 7:
+        return [*data.decode("utf-8", "surrogatepass").split("\0")]
+    assert form == 6
     (count,) = struct.unpack_from("<I", data)
     lengths = struct.unpack_from(f"<{count}i", data, 4)
     text = data[4 + 4 * count :].decode("utf-8", "surrogatepass")
@@ -106,22 +110,20 @@ def _events(report: SegmentReport, schema: dict, first: int, rows: int, body: by
     columns = _columns(body)
     ids = _texts(columns[5])
     assert len(ids) == rows, f"{report.path}: {len(ids)} request ids in a frame of {rows} rows"
-    bits = columns.get(10)
-    numbers, scores = _matrix(columns[2], rows, "d"), _matrix(columns[3], rows, "d")
-    times = struct.unpack(f"<{rows}q", columns[1])
+    bits = columns[10][1] if 10 in columns else None
+    numbers, scores = _matrix(columns[2][1], rows, "d"), _matrix(columns[3][1], rows, "d")
+    times = struct.unpack(f"<{rows}q", columns[1][1])
     for i, request_id in enumerate(ids):
         sampled = bits is None or bool(bits[i // 8] >> (7 - i % 8) & 1)
         place = (report.stream, report.segment, first + i)
-        report.items.append(
-            EventRow(*place, request_id or "", sampled, schema, numbers[i], scores[i], times[i])
-        )
+        report.items.append(EventRow(*place, request_id or "", sampled, schema, numbers[i], scores[i], times[i]))
 
 
 def _results(report: SegmentReport, schema: dict, first: int, rows: int, body: bytes) -> None:
     columns = _columns(body)
-    flat = struct.unpack(f"<{len(columns[11]) // 8}q", columns[11])
+    flat = struct.unpack(f"<{len(columns[11][1]) // 8}q", columns[11][1])
     spans = [(*flat[i : i + 4], bool(flat[i + 4])) for i in range(0, len(flat), 5)]
-    statuses = list(columns[12])
+    statuses = list(columns[12][1])
     assert rows == max(len(statuses), 1), f"{report.path}: {len(statuses)} statuses in a frame of {rows} rows"
     report.items.append(ResultFrame(report.stream, report.segment, first, schema, spans, statuses))
 
@@ -179,9 +181,7 @@ def read_log(root: Path) -> Iterator[SegmentReport]:
 
 def request_ids(root: Path) -> list[str]:
     """Request id of every event in the log, as often as it is there."""
-    return [
-        item.request_id for report in read_log(root) for item in report.items if isinstance(item, EventRow)
-    ]
+    return [item.request_id for report in read_log(root) for item in report.items if isinstance(item, EventRow)]
 
 
 def accounted(root: Path, stream: str) -> dict[tuple[int, int], list[str]]:

@@ -81,7 +81,7 @@ def test_events_come_back_as_they_went_in(bench: Bench) -> None:
         times=np.array([-(2**62), 0, 2**62]),
         latencies=np.array([0, 1, 2**32 - 1], dtype=np.uint32),
         numbers=np.array([[np.nan, np.inf, -0.0], [5e-324, -np.inf, 1e308], [0.1, 2, 3]]),
-        strings=np.array([[None, "x"], ["", None], ["x", "lone \ud800 half"]], dtype=object),
+        strings=np.array([[None, "x"], ["", None], ["zero \0 byte", "lone \ud800 half"]], dtype=object),
         scores=np.array([[np.nan, 1.0], [0.1, 0.9], [0.5, 0.5]]),
         origins=np.arange(15, dtype=np.uint8).reshape(3, 5),
         sampled=np.array([True, False, True]),

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import planted_challenger as planted
 import psutil
 import pytest
-from shadowing import counted, event_rows, events, fates, result_frames
 
+import planted_challenger as planted
 from shadow_mlops.challenger.consumer import Consumer, Policy
 from shadow_mlops.challenger.reporting import Heartbeat, Reporter
 from shadow_mlops.challenger.scorer import Limits, ScorerProcess
@@ -23,6 +22,7 @@ from shadow_mlops.domain.errors import AppendError
 from shadow_mlops.domain.events import EVENTS, Status, results_stream
 from shadow_mlops.eventlog.memory import MemoryLog
 from shadow_mlops.telemetry.metrics import open_metrics
+from shadowing import counted, event_rows, events, fates, result_frames
 
 
 class Bench:
@@ -76,9 +76,12 @@ class Bench:
         return msgspec.json.decode((self.folder / "beat.json").read_bytes(), type=Heartbeat)
 
     def restarts(self, reason: str) -> float:
-        return self.metrics.registry.get_sample_value(
-            "shadow_scorer_restarts_total", {"challenger": "c", "reason": reason}
-        ) or 0.0
+        return (
+            self.metrics.registry.get_sample_value(
+                "shadow_scorer_restarts_total", {"challenger": "c", "reason": reason}
+            )
+            or 0.0
+        )
 
 
 @pytest.fixture
@@ -114,7 +117,10 @@ def test_a_frame_larger_than_a_micro_batch_is_one_result_frame(bench: Bench) -> 
     np.testing.assert_array_equal(batch.scores[:, 1], np.linspace(0, 1, 200))
 
 
-@pytest.mark.parametrize(("order", "fate"), [(planted.RAISE, "errored"), (planted.ANSWER_NAN, "errored"), (planted.ANSWER_MISSHAPEN, "errored")])
+@pytest.mark.parametrize(
+    ("order", "fate"),
+    [(planted.RAISE, "errored"), (planted.ANSWER_NAN, "errored"), (planted.ANSWER_MISSHAPEN, "errored")],
+)
 def test_only_the_failing_rows_of_a_batch_are_errored(bench: Bench, order: float, fate: str) -> None:
     bench.send(*[0.5] * 20, order, *[0.25] * 10, order)
     bench.work(bench.consumer())

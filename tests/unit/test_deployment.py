@@ -26,7 +26,8 @@ log: {on_failure: answer, retain_days: 30, max_bytes: 10GiB}
 lake: {retain_days: 400}
 labels: {policy: first, max_delay: 90d, cohort: 1d}
 drift: {psi: 0.3, ks: 0.1, js: 0.1, window: {hours: 24, min_rows: 500}, retrain_on: [psi]}
-gate: {metric: log_loss, kind: superior, margin: null, alpha: 0.05, min_labels: 200, max_labels: 100000, min_days: 0, guardrails: [], auto_promote: false}
+gate: {metric: log_loss, kind: superior, margin: null, alpha: 0.05, min_labels: 200, max_labels: 100000,
+       min_days: 0, guardrails: [], auto_promote: false}
 canary: {steps: [0.01, 0.1, 0.5], values_per_step: 2000}
 retrain: {action: {command: [make, retrain]}, windows: 3, cool_down: 24h, daily_budget: 1}
 feature_store: {kind: feast, path: feature_repo, timeout_ms: 20, on_failure: default}

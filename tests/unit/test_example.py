@@ -125,9 +125,7 @@ def test_exactly_the_named_feature_drifts_and_stays_valid(column):
 
 def test_a_small_drift_of_a_count_is_not_rounded_away():
     before = generate(20_000, seed=5).features["num_support_tickets"]
-    after = generate(20_000, seed=5, drift=0.1, drift_features=["num_support_tickets"]).features[
-        "num_support_tickets"
-    ]
+    after = generate(20_000, seed=5, drift=0.1, drift_features=["num_support_tickets"]).features["num_support_tickets"]
     assert (after - before).mean() == pytest.approx(0.15, abs=0.02)
 
 
@@ -156,9 +154,7 @@ def test_requests_are_bodies_that_the_gateway_takes():
     wanted = {"integer": int, "number": float, "string": str}
     for body in bodies:
         assert set(body) == {"customer_id", *NAMES}
-        assert all(
-            value is None or type(value) is wanted[kinds[n]] for n, value in body.items() if n in kinds
-        )
+        assert all(value is None or type(value) is wanted[kinds[n]] for n, value in body.items() if n in kinds)
     assert any(value is None for body in bodies for value in body.values())
 
 
@@ -182,7 +178,4 @@ def test_the_traffic_client_needs_nothing_of_training_to_draw_customers():
         "import sys; from shadow_mlops.example import generate; next(generate(5, seed=1).requests());"
         "print(sorted({'pandas', 'sklearn', 'scipy', 'pyarrow'} & set(sys.modules)))"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        == "[]\n"
-    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

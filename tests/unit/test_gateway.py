@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -30,7 +29,15 @@ features:
   b: {default: 0.25}
   note: {default: null}
 """
-SIGNATURE = Signature((Feature("a"), Feature("b"), Feature("n", "integer"), Feature("kind", "string"), Feature("note", "string")))
+SIGNATURE = Signature(
+    (
+        Feature("a"),
+        Feature("b"),
+        Feature("n", "integer"),
+        Feature("kind", "string"),
+        Feature("note", "string"),
+    )
+)
 
 
 class Sum:
@@ -89,8 +96,8 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    yield Running(data_dir=tmp_path)
+def running(tmp_path: Path) -> Running:
+    return Running(data_dir=tmp_path)
 
 
 GOOD = {"customer_id": "C-1", "a": 2, "b": 1.0, "n": 3, "kind": "x", "note": "hi"}
@@ -99,22 +106,50 @@ GOOD = {"customer_id": "C-1", "a": 2, "b": 1.0, "n": 3, "kind": "x", "note": "hi
 def test_an_answer_has_the_six_fields_of_the_contract(running: Running):
     response = running.call("POST", "/predict", json=GOOD, headers={"X-Request-ID": "abc"})
     assert response.status_code == 200
-    assert list(response.json()) == ["probability", "label", "confidence", "risk_tier", "model_version", "request_id"]
+    assert list(response.json()) == [
+        "probability",
+        "label",
+        "confidence",
+        "risk_tier",
+        "model_version",
+        "request_id",
+    ]
     body = response.json()
     assert body["probability"] == pytest.approx(0.4)
-    assert (body["label"], body["risk_tier"], body["model_version"], body["request_id"]) == (0, "MEDIUM", "2.1.0", "abc")
+    assert (body["label"], body["risk_tier"], body["model_version"], body["request_id"]) == (
+        0,
+        "MEDIUM",
+        "2.1.0",
+        "abc",
+    )
     assert body["confidence"] == pytest.approx(0.6)
     assert response.headers["X-Request-ID"] == "abc"
 
 
-@pytest.mark.parametrize(("p", "tier", "label"), [(0.0, "LOW", 0), (0.25, "LOW", 0), (0.3, "MEDIUM", 0), (0.5, "MEDIUM", 1), (0.75, "HIGH", 1), (0.9, "CRITICAL", 1), (1.0, "CRITICAL", 1)])
+@pytest.mark.parametrize(
+    ("p", "tier", "label"),
+    [
+        (0.0, "LOW", 0),
+        (0.25, "LOW", 0),
+        (0.3, "MEDIUM", 0),
+        (0.5, "MEDIUM", 1),
+        (0.75, "HIGH", 1),
+        (0.9, "CRITICAL", 1),
+        (1.0, "CRITICAL", 1),
+    ],
+)
 def test_tiers_are_upper_bounds_and_the_threshold_is_inclusive(running: Running, p: float, tier: str, label: int):
     body = running.call("POST", "/predict", json={**GOOD, "a": 0, "b": p * 10, "kind": "y"}).json()
     assert (body["risk_tier"], body["label"]) == (tier, label)
 
 
 def test_what_was_answered_is_in_the_log_with_its_features_and_origins(running: Running):
-    running.call("POST", "/predict", json={"customer_id": 7, "a": True, "n": None, "kind": "x"}, headers={"X-Request-ID": "r1"})
+    running.call(
+        "POST",
+        "/predict",
+        json={"customer_id": 7, "a": True, "n": None, "kind": "x"},
+        headers={"X-Request-ID": "r1"},
+    )
     (batch,) = running.events()
     assert batch.request_ids == ["r1"]
     assert batch.entities == ["7"]
@@ -177,8 +212,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "status", "code", "field"), BAD, ids=[f"{b[:24]!r}-{s}" for b, s, *_ in BAD])
-def test_bad_input_is_named_in_the_one_error_shape(running: Running, body: bytes, status: int, code: str, field: str | None):
-    response = running.call("POST", "/predict", content=body, headers={"Content-Type": "application/json", "X-Request-ID": "r"})
+def test_bad_input_is_named_in_the_one_error_shape(
+    running: Running, body: bytes, status: int, code: str, field: str | None
+):
+    response = running.call(
+        "POST", "/predict", content=body, headers={"Content-Type": "application/json", "X-Request-ID": "r"}
+    )
     assert response.status_code == status, response.text
     error = response.json()["error"]
     assert set(error) == {"code", "message", "details", "request_id"}
@@ -207,7 +246,12 @@ def test_unknown_fields_pass_where_the_deployment_says_so(tmp_path: Path):
 def test_a_body_that_is_not_declared_as_json_is_refused(running: Running):
     response = running.call("POST", "/predict", content=b"{}", headers={"Content-Type": "text/plain"})
     assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type")
-    ok = running.call("POST", "/predict", content=json.dumps(GOOD), headers={"Content-Type": "application/json; charset=utf-8"})
+    ok = running.call(
+        "POST",
+        "/predict",
+        content=json.dumps(GOOD),
+        headers={"Content-Type": "application/json; charset=utf-8"},
+    )
     assert ok.status_code == 200
 
 
@@ -225,7 +269,9 @@ def test_a_repeated_request_id_is_answered_and_logged_again(running: Running):
 
 
 def test_a_batch_answers_each_instance_under_an_id_of_its_own(running: Running):
-    response = running.call("POST", "/predict/batch", json={"instances": [GOOD, {**GOOD, "a": 3}]}, headers={"X-Request-ID": "b"})
+    response = running.call(
+        "POST", "/predict/batch", json={"instances": [GOOD, {**GOOD, "a": 3}]}, headers={"X-Request-ID": "b"}
+    )
     predictions = response.json()["predictions"]
     assert [p["probability"] for p in predictions] == pytest.approx([0.4, 0.5])
     assert [p["request_id"] for p in predictions] == ["b-0", "b-1"]
@@ -251,7 +297,10 @@ def test_a_batch_over_the_limit_is_refused(tmp_path: Path):
 def test_a_batch_of_another_form_is_refused(running: Running):
     assert running.call("POST", "/predict/batch", json={"rows": []}).status_code == 422
     assert running.call("POST", "/predict/batch", json=[GOOD]).status_code == 422
-    assert running.call("POST", "/predict/batch", content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
+    assert (
+        running.call("POST", "/predict/batch", content=b"{", headers={"Content-Type": "application/json"}).status_code
+        == 400
+    )
 
 
 def test_the_rate_limit_answers_429_with_what_a_client_needs(tmp_path: Path):
@@ -269,7 +318,7 @@ def test_the_rate_limit_answers_429_with_what_a_client_needs(tmp_path: Path):
 class Full:
     """An appender on a full disk."""
 
-    def append(self, batch):
+    def append(self, _batch):
         raise AppendError("No space left on device")
 
     def sync(self):
@@ -314,7 +363,15 @@ OUTCOMES_GOOD = [
     ({"request_id": "r", "label": "yes"}, 1),
     ({"request_id": "r", "label": True, "time": "2026-01-01T00:00:00Z"}, 1),
     ({"entity": "C-1", "time": "2026-01-01T00:00:00+02:00", "label": 0}, 1),
-    ({"outcomes": [{"request_id": "r", "label": 1}, {"entity": 5, "time": "2026-01-01T00:00:00Z", "label": 0.5}]}, 2),
+    (
+        {
+            "outcomes": [
+                {"request_id": "r", "label": 1},
+                {"entity": 5, "time": "2026-01-01T00:00:00Z", "label": 0.5},
+            ]
+        },
+        2,
+    ),
     ({"outcomes": []}, 0),
 ]
 
@@ -361,7 +418,11 @@ def test_before_the_first_champion_predictions_are_503_and_health_is_down(tmp_pa
     assert running.call("POST", "/predict", json=GOOD).status_code == 503
     assert running.call("GET", "/models").status_code == 503
     health = running.call("GET", "/health")
-    assert (health.status_code, health.json()["status"], health.json()["checks"]["champion"]["status"]) == (503, "down", "down")
+    assert (health.status_code, health.json()["status"], health.json()["checks"]["champion"]["status"]) == (
+        503,
+        "down",
+        "down",
+    )
     assert running.call("GET", "/health/ready").status_code == 503
     assert running.call("GET", "/health/live").status_code == 200
 
@@ -379,12 +440,29 @@ def test_health_is_degraded_while_companions_are_silent_and_ok_when_they_speak(r
 def test_models_shows_metrics_predictions_and_latency(running: Running):
     running.call("POST", "/predict", json=GOOD)
     champion = running.call("GET", "/models").json()["champion"]
-    assert {"name", "version", "registry_version", "pinned", "metrics", "predictions", "latency_p50_ms", "latency_p99_ms"} <= set(champion)
+    assert {
+        "name",
+        "version",
+        "registry_version",
+        "pinned",
+        "metrics",
+        "predictions",
+        "latency_p50_ms",
+        "latency_p99_ms",
+    } <= set(champion)
     assert (champion["version"], champion["predictions"], champion["pinned"]) == ("2.1.0", 1, False)
     assert champion["latency_p50_ms"] > 0
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/predict", 405), ("DELETE", "/health", 405), ("POST", "/nowhere", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/predict", 405),
+        ("DELETE", "/health", 405),
+        ("POST", "/nowhere", 404),
+    ],
+)
 def test_every_error_has_the_one_shape(running: Running, method: str, path: str, status: int):
     response = running.call(method, path)
     assert response.status_code == status
@@ -396,7 +474,7 @@ def test_the_documentation_needs_no_internet(running: Running):
     for path in ("/docs", "/redoc"):
         page = running.call("GET", path)
         assert page.status_code == 200
-        assert "https://" not in page.text.replace("https://fonts.googleapis.com", "https://")  or "cdn" not in page.text
+        assert "https://" not in page.text.replace("https://fonts.googleapis.com", "https://") or "cdn" not in page.text
 
 
 def test_the_openapi_example_is_answered(running: Running):

@@ -65,7 +65,9 @@ def test_mlflow_itself_can_load_what_we_register(home, tmp_path):
         "print(model.predict(model.input_example).shape)"
     )
     uri = samples.registry_in(home).tracking_uri
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, uri], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, uri], capture_output=True, text=True, check=False
+    )
     assert "(5, 2)" in done.stdout, done.stderr
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from shadowing import RESULTS, events, results
 
 from shadow_mlops.domain.events import EVENTS, Span, Status, results_stream
 from shadow_mlops.eventlog.memory import MemoryLog
@@ -16,6 +15,7 @@ from shadow_mlops.monitor.publishing import accounting
 from shadow_mlops.monitor.repeats import RepeatedIds
 from shadow_mlops.monitor.sampleindex import SampleIndex
 from shadow_mlops.monitor.state import MonitorState, read_state, write_durably
+from shadowing import RESULTS, events, results
 
 P, T, E, U = Status.PAIRED, Status.TIMED_OUT, Status.ERRORED, Status.UNSAMPLED
 

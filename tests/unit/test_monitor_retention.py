@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
 
 import pytest
-from shadowing import RESULTS, events, fates, results
 
 from shadow_mlops.challenger.recovery import recover_position
 from shadow_mlops.domain.events import EVENTS, Span, Status, results_stream
@@ -20,6 +20,7 @@ from shadow_mlops.monitor.publishing import Publisher
 from shadow_mlops.monitor.retention import Limits, Retainer, age_of_segments, choose
 from shadow_mlops.monitor.state import read_state
 from shadow_mlops.telemetry.metrics import open_metrics
+from shadowing import RESULTS, events, fates, results
 
 SEGMENT = 8_000
 DAY = 86_400.0
@@ -97,7 +98,7 @@ def test_what_all_have_read_goes_before_what_one_has_not(host: Host) -> None:
     ages = {1: 40.0, 2: 30.0, 3: 20.0, 4: 35.0}
     gone = choose(infos, Limits(110, DAY), ages, free=lambda _: True, passed=lambda segment: segment != 1)
     assert [(removal.info.segment, removal.reason) for removal in gone] == [(4, "bytes"), (2, "bytes"), (3, "bytes")]
-    gone = choose(infos, Limits(60, DAY), ages, free=lambda _: True, passed=lambda segment: segment != 1)
+    gone = choose(infos, Limits(50, DAY), ages, free=lambda _: True, passed=lambda segment: segment != 1)
     assert [removal.info.segment for removal in gone] == [4, 2, 3, 1]
 
 
@@ -144,7 +145,6 @@ def test_results_stay_as_long_as_anything_is_left_of_their_events(host: Host) ->
 def test_result_segments_do_go_in_the_end(tmp_path: Path) -> None:
     host = Host(tmp_path, max_bytes=30_000)
     host.start_challenger()
-    removed = 0
     for _ in range(400):
         host.gateway.append(events([0] * 20))
         host.shadow()
@@ -189,10 +189,8 @@ def test_a_monitor_that_dies_anywhere_in_its_round_counts_nothing_twice(
                 patch.setattr(victim, name, killed)
                 if i % 4 == 1:
                     host.monitor._next_save = 0.0
-                try:
+                with contextlib.suppress(Killed):
                     host.monitor.round()
-                except Killed:
-                    pass
             host.ledger.close()
             host.start_monitor()
         host.monitor.round()

@@ -33,9 +33,7 @@ def env_example() -> str:
 
     lines = ["# Every setting with its default. Copy to .env, change what you need; empty means the default."]
     for name, field in Settings.model_fields.items():
-        default = (
-            field.default.get_secret_value() if hasattr(field.default, "get_secret_value") else field.default
-        )
+        default = field.default.get_secret_value() if hasattr(field.default, "get_secret_value") else field.default
         lines += ["", f"# {field.description}", f"{name.upper()}={text(default)}"]
     return "\n".join(lines) + "\n"
 
@@ -44,9 +42,7 @@ def test_env_example_lists_every_setting_with_its_default_and_description() -> N
     assert (ROOT / ".env.example").read_text() == env_example()
 
 
-def test_env_example_copied_unchanged_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_env_example_copied_unchanged_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
@@ -67,9 +63,7 @@ def metric_rows(metrics: Metrics) -> set[str]:
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
-    rows = [
-        line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if line.startswith("| `")
-    ]
+    rows = [line for line in (ROOT / "docs" / "metrics.md").read_text().splitlines() if line.startswith("| `")]
     assert sorted(rows) == sorted(metric_rows(open_metrics()))
 
 
@@ -175,9 +169,7 @@ def test_the_lock_names_no_index_but_the_public_one() -> None:
 def test_the_lock_has_every_dependency_that_the_project_declares() -> None:
     project = PYPROJECT["project"]
     extras = [line for extra in project["optional-dependencies"].values() for line in extra]
-    groups = [
-        line for group in PYPROJECT["dependency-groups"].values() for line in group if isinstance(line, str)
-    ]
+    groups = [line for group in PYPROJECT["dependency-groups"].values() for line in group if isinstance(line, str)]
     names = {re.match(r"[\w.\-]+", line)[0].lower() for line in [*project["dependencies"], *extras, *groups]}
     assert names <= set(locked())
 

@@ -36,9 +36,7 @@ def suite(tmp_path: Path) -> Path:
 
 def run(suite: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "not nobody"]
-    inherited = {
-        key: value for key, value in os.environ.items() if key not in {"SHADOW_REQUIRE_SERVICES", "PATH"}
-    }
+    inherited = {key: value for key, value in os.environ.items() if key not in {"SHADOW_REQUIRE_SERVICES", "PATH"}}
     return subprocess.run(
         command,
         cwd=suite,

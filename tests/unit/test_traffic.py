@@ -70,9 +70,7 @@ def test_the_deployments_own_fields_decide_what_is_sent_and_as_what(table):
         name: {"anyOf": [{"type": kind}, {"type": "null"}]}
         for name, kind in {"Partner": "string", "Code": "string", "tenure": "number"}.items()
     }
-    document = {
-        "components": {"schemas": {"Features": {"additionalProperties": False, "properties": any_of}}}
-    }
+    document = {"components": {"schemas": {"Features": {"additionalProperties": False, "properties": any_of}}}}
     with Server(document=document).running() as server:
         result = invoke("--url", server.url, "--data", table, "--target", "Churn", "--label-delay", 0)
     assert server.bodies("/predict")[:2] == [
@@ -105,9 +103,7 @@ def test_labels_are_reported_for_the_requests_they_belong_to(table):
 
 def test_labels_of_many_rows_are_posted_in_batches_that_the_api_takes():
     with Server().running() as server:
-        result = invoke(
-            "--url", server.url, "--example", "churn", "--count", 3000, "--rate", 10000, "--format", "json"
-        )
+        result = invoke("--url", server.url, "--example", "churn", "--count", 3000, "--rate", 10000, "--format", "json")
     summary = json.loads(result.stdout)
     assert (summary["sent"], summary["ok"], summary["labels_posted"]) == (3000, 3000, 3000)
     assert max(len(body["outcomes"]) for body in server.bodies("/outcomes")) <= 500
@@ -115,11 +111,7 @@ def test_labels_of_many_rows_are_posted_in_batches_that_the_api_takes():
 
 def test_failures_set_the_exit_code_and_are_named(table):
     async def busy(seen: Seen) -> bytes:
-        return (
-            reply(202)
-            if seen.path == "/outcomes"
-            else reply(429 if seen.body["customerID"] == "A-2" else 200)
-        )
+        return reply(202) if seen.path == "/outcomes" else reply(429 if seen.body["customerID"] == "A-2" else 200)
 
     with Server(busy).running() as server:
         result = invoke(
@@ -221,6 +213,4 @@ def test_drift_begins_at_the_row_that_was_asked_for():
 
 def test_example_rows_are_the_generators():
     rows = list(itertools.islice(example_rows(seed=5), 50))
-    assert [json.loads(row.body) for row in rows] == list(
-        itertools.islice(generate(2000, seed=5).requests(), 50)
-    )
+    assert [json.loads(row.body) for row in rows] == list(itertools.islice(generate(2000, seed=5).requests(), 50))

@@ -141,9 +141,7 @@ class ScorerProcess:
             return Scored.failed(count, outputs, status, time.monotonic() - started)
 
         try:
-            self._connection.send_bytes(
-                msgspec.msgpack.encode(Rows(count, numbers.tobytes(), strings.tolist()))
-            )
+            self._connection.send_bytes(msgspec.msgpack.encode(Rows(count, numbers.tobytes(), strings.tolist())))
             left = self._limits.batch_seconds
             while not self._connection.poll(min(_SLICE, left)):
                 elapsed = time.monotonic() - started

@@ -43,9 +43,7 @@ class Model(Protocol):
         ...
 
 
-def score_rows(
-    predict: Callable[[Floats, Strings], Floats], numbers: Floats, strings: Strings, outputs: int
-) -> Scores:
+def score_rows(predict: Callable[[Floats, Strings], Floats], numbers: Floats, strings: Strings, outputs: int) -> Scores:
     """Score rows so that a row on which the model fails costs no other row its score.
 
     Parameters

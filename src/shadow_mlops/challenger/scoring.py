@@ -142,8 +142,7 @@ def _bound(
     # Once bound, frames of different schemas have the same columns and share a micro-batch.
     known = {schema: bind(schema, signature) for schema in {_events(frame).schema for frame in frames}}
     pairs = [
-        known[_events(frame).schema].columns(_events(frame), rows)
-        for frame, rows in zip(frames, sampled, strict=True)
+        known[_events(frame).schema].columns(_events(frame), rows) for frame, rows in zip(frames, sampled, strict=True)
     ]
     numbers = [np.zeros((0, len(signature.numbers))), *(pair[0] for pair in pairs)]
     strings = [np.zeros((0, len(signature.strings)), dtype=np.object_), *(pair[1] for pair in pairs)]

@@ -1,4 +1,4 @@
-"""``shadow doctor``: is this machine and this data directory fit to run?"""
+"""``shadow doctor``: whether this machine and this data directory are fit to run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _run(name: str, check: Callable[[Settings], tuple[Literal["ok", "warning", "failed"], str]], settings: Settings) -> Finding:
+def _run(
+    name: str, check: Callable[[Settings], tuple[Literal["ok", "warning", "failed"], str]], settings: Settings
+) -> Finding:
     try:
         return Finding(name, *check(settings))
     except (ShadowError, OSError) as error:
@@ -114,7 +116,10 @@ def _log(settings: Settings) -> tuple[Literal["ok", "warning", "failed"], str]:
         tail.close()
     shown = ", ".join(f"{stream} {count:,}" for stream, count in rows.items()) or "empty"
     if damaged:
-        return "warning", f"{shown} rows; {damaged:,} bytes are no valid frames (a torn tail after a crash is one; the rest is read)"
+        return (
+            "warning",
+            f"{shown} rows; {damaged:,} bytes are no valid frames (a torn tail after a crash is one; the rest is read)",
+        )
     return "ok", f"{shown} rows"
 
 
@@ -125,7 +130,9 @@ def _models(settings: Settings) -> tuple[Literal["ok", "warning", "failed"], str
     serving = read_serving(settings.data_dir / "serving.json")
     if serving is None:
         return "warning", "nothing is published yet: start shadow up, set the alias `champion`"
-    told = [load_model(settings.data_dir / path).card.version for path in (serving.champion, *serving.challengers.values())]
+    told = [
+        load_model(settings.data_dir / path).card.version for path in (serving.champion, *serving.challengers.values())
+    ]
     if serving.problems:
         return "warning", "; ".join(serving.problems)
     return "ok", f"champion {told[0]}" + (f", challengers {', '.join(told[1:])}" if told[1:] else "")

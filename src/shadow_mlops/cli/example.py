@@ -25,9 +25,13 @@ def ensure_example(settings: Settings, console: Console) -> Path:
     if file.exists():
         return file
     console.print("no deployment file: training the bundled churn example (once, about half a minute)")
-    done = subprocess.run([sys.executable, "-m", "shadow_mlops.cli.example"], env=settings_to_environment(settings), check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "shadow_mlops.cli.example"], env=settings_to_environment(settings), check=False
+    )
     if done.returncode != 0:
-        raise TrainingError("the example was not trained; name a deployment file with --deployment, or mend what is said above")
+        raise TrainingError(
+            "the example was not trained; name a deployment file with --deployment, or mend what is said above"
+        )
     return file
 
 

@@ -73,9 +73,7 @@ class _Connection(asyncio.Protocol):
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(
-            "asyncio.Transport", transport
-        )  # what a stream has, on asyncio and uvloop alike
+        self._transport = cast("asyncio.Transport", transport)  # what a stream has, on asyncio and uvloop alike
 
     def send(self, exchange: Exchange, head: bytes) -> None:
         self.exchange = exchange

@@ -253,9 +253,7 @@ def render(summary: Summary) -> str:
     if summary.labels_not_posted:
         lines[-1] += f", {summary.labels_not_posted:,} not yet due"
     if "429" in summary.failed:
-        lines.append(
-            "hint      429 is the gateway's limit per client: raise RATE_LIMIT_REQUESTS or lower --rate"
-        )
+        lines.append("hint      429 is the gateway's limit per client: raise RATE_LIMIT_REQUESTS or lower --rate")
     return "\n".join(lines)
 
 
@@ -264,9 +262,7 @@ def _example(count: int | None, drift_at: int | None, seed: int) -> tuple[Iterat
     return islice(example_rows(seed=seed, drift_at=drift_at), total), total
 
 
-def _file(
-    url: str, data: Path, target: str | None, entity: str | None, count: int | None
-) -> tuple[Iterator[Row], int]:
+def _file(url: str, data: Path, target: str | None, entity: str | None, count: int | None) -> tuple[Iterator[Row], int]:
     if target is None:
         raise SettingsError("--data needs --target COL, the column of the label")
     if not data.exists():
@@ -274,9 +270,7 @@ def _file(
     fields = accepted_fields(url)
     texts = [name for name, kinds in fields.items() if "string" in kinds] if fields is not None else []
     table = read_table(data, texts)
-    if fields is not None and (
-        unknown := [n for n in table.column_names if n not in {*fields, target, entity}]
-    ):
+    if fields is not None and (unknown := [n for n in table.column_names if n not in {*fields, target, entity}]):
         print(f"not sent, the deployment does not take them: {', '.join(unknown)}", file=sys.stderr)
 
     def once() -> Iterator[Row]:
@@ -291,31 +285,19 @@ def _file(
 def traffic(  # noqa: PLR0917 - one parameter per option
     url: Annotated[str, typer.Option(help="Where the gateway answers.")] = "http://127.0.0.1:8000",
     data: Annotated[Path | None, typer.Option(help="CSV or Parquet file whose rows to send.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Column of the label; reported to /outcomes, not sent.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column of the label; reported to /outcomes, not sent.")] = None,
     entity: Annotated[str | None, typer.Option("--id", help="Column that identifies the customer.")] = None,
-    example: Annotated[
-        Literal["churn"] | None, typer.Option(help="Send customers of the bundled generator.")
-    ] = None,
+    example: Annotated[Literal["churn"] | None, typer.Option(help="Send customers of the bundled generator.")] = None,
     rate: Annotated[float, typer.Option(min=0.001, max=100_000, help="Requests per second.")] = 100.0,
     count: Annotated[
         int | None, typer.Option(min=1, help="Rows to send. [default: the file once, 10000 customers]")
     ] = None,
-    label_delay: Annotated[
-        float, typer.Option(min=0, help="Seconds from an answer to the report of its label.")
-    ] = 1.0,
-    drift_at: Annotated[
-        int | None, typer.Option(min=0, help="Rows after which the example's customers drift.")
-    ] = None,
+    label_delay: Annotated[float, typer.Option(min=0, help="Seconds from an answer to the report of its label.")] = 1.0,
+    drift_at: Annotated[int | None, typer.Option(min=0, help="Rows after which the example's customers drift.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the example's customers.")] = 1000,
     connections: Annotated[int, typer.Option(min=1, max=4096, help="Most connections open at once.")] = 64,
-    timeout: Annotated[
-        float, typer.Option(min=0.01, help="Seconds after which a request is given up.")
-    ] = 10.0,
-    output: Annotated[
-        Literal["text", "json"], typer.Option("--format", help="Form of the summary.")
-    ] = "text",
+    timeout: Annotated[float, typer.Option(min=0.01, help="Seconds after which a request is given up.")] = 10.0,
+    output: Annotated[Literal["text", "json"], typer.Option("--format", help="Form of the summary.")] = "text",
 ) -> None:
     """Send rows at a fixed rate, whatever the answers do, and report their labels later.
 

@@ -238,9 +238,7 @@ def _load(
     with step(f"reading {path}"):
         from shadow_mlops.training import prepare, read_table, split  # noqa: PLC0415 - seconds to import
 
-        data = prepare(
-            read_table(path), target=target, entity=entity, task=task, positive=positive, where=str(path)
-        )
+        data = prepare(read_table(path), target=target, entity=entity, task=task, positive=positive, where=str(path))
         # A column with gaps in training may have gaps in requests; nothing else is invented.
         return split(data, seed=seed), dict.fromkeys(data.missing)
 
@@ -305,9 +303,7 @@ def _fit_and_register(
     return cards
 
 
-def _versions(
-    registry: Registry, name: str, version: str | None, challenger_version: str | None
-) -> dict[str, str]:
+def _versions(registry: Registry, name: str, version: str | None, challenger_version: str | None) -> dict[str, str]:
     try:
         taken = [each.human for each in registry.versions(name)]
         has_champion = "champion" in registry.aliases(name)

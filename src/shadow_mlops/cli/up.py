@@ -21,7 +21,9 @@ def up(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where the log and the models live (DATA_DIR).", show_default=False)
     ] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Replace workers when the code or the YAML changes.")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Replace workers when the code or the YAML changes.")
+    ] = False,
 ) -> None:
     """Run everything: gateway, one process per challenger, monitor. Ctrl-C ends it cleanly.
 
@@ -33,15 +35,19 @@ def up(
     from shadow_mlops.processes import supervisor  # noqa: PLC0415 - other commands need none of it
 
     started = time.monotonic()
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     settings = load_settings(api_port=port, api_workers=workers, deployment_file=deployment, data_dir=data_dir)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
-    settings = settings.model_copy(update={"deployment_file": _deployment_file(settings, asked=deployment, console=console)})
+    settings = settings.model_copy(
+        update={"deployment_file": _deployment_file(settings, asked=deployment, console=console)}
+    )
     watch = [settings.deployment_file, Path(__file__).resolve().parents[1]] if reload else []
 
     def ready(url: str) -> None:
         seconds = time.monotonic() - started
-        console.print(f"[green]ready[/] in {seconds:.1f} s: {url}  (documentation: {url}/docs, health: {url}/health; Ctrl-C ends it)")
+        console.print(
+            f"[green]ready[/] in {seconds:.1f} s: {url}  (documentation {url}/docs, health {url}/health; Ctrl-C ends it)"
+        )
 
     raise typer.Exit(supervisor.run(settings, watch=watch, on_ready=ready))
 

@@ -42,7 +42,7 @@ def load_deployment(path: Path) -> Deployment:
 
 
 def parse_deployment(text: str, *, path: str = "shadow.yaml") -> Deployment:
-    """Check the text of a deployment file.
+    r"""Check the text of a deployment file.
 
     Raises
     ------
@@ -51,9 +51,9 @@ def parse_deployment(text: str, *, path: str = "shadow.yaml") -> Deployment:
 
     Examples
     --------
-    >>> parse_deployment("name: churn\\nentity: customer_id\\n").shadow.max_lag
+    >>> parse_deployment("name: churn\nentity: customer_id\n").shadow.max_lag
     1000000
-    >>> parse_deployment("name: churn\\nshadow:\\n  sampel: 1\\n")
+    >>> parse_deployment("name: churn\nshadow:\n  sampel: 1\n")
     Traceback (most recent call last):
         ...
     shadow_mlops.domain.errors.DeploymentError: shadow.yaml:3: unknown key `sampel`, did you mean `sample`?
@@ -132,9 +132,20 @@ def _keys_of(steps: tuple[str, ...]) -> list[str]:
         elif kind == "features":
             kind = FeatureSpec
         else:
-            field = next((f for f in msgspec.structs.fields(kind) if f.encode_name == step), None) if isinstance(kind, type) else None
+            field = (
+                next((f for f in msgspec.structs.fields(kind) if f.encode_name == step), None)
+                if isinstance(kind, type)
+                else None
+            )
             kind = field.type if field is not None else None
-            kind = next((k for k in getattr(kind, "__args__", (kind,)) if isinstance(k, type) and issubclass(k, msgspec.Struct)), None)
+            kind = next(
+                (
+                    k
+                    for k in getattr(kind, "__args__", (kind,))
+                    if isinstance(k, type) and issubclass(k, msgspec.Struct)
+                ),
+                None,
+            )
         if kind is None:
             return []
     return [f.encode_name for f in msgspec.structs.fields(kind)] if isinstance(kind, type) else []
@@ -186,10 +197,23 @@ def _check_together(deployment: Deployment, root: yaml.Node, path: str) -> None:
     if list(deployment.canary.steps) != sorted(set(deployment.canary.steps)):
         refuse("`canary.steps` must ascend", "canary", "steps")
     if deployment.entity is not None and deployment.entity in deployment.features:
-        refuse(f"`{deployment.entity}` is the entity, it cannot be a feature as well", "features", deployment.entity)
+        refuse(
+            f"`{deployment.entity}` is the entity, it cannot be a feature as well",
+            "features",
+            deployment.entity,
+        )
     if deployment.lake.retain_days * 86400 < deployment.labels.max_delay:
-        refuse("`lake.retain_days` is shorter than `labels.max_delay`: late labels would find no prediction", "lake", "retain_days")
+        refuse(
+            "`lake.retain_days` is shorter than `labels.max_delay`: late labels would find no prediction",
+            "lake",
+            "retain_days",
+        )
     for name, spec in deployment.features.items():
         unknown = set(spec.drift) - {"psi", "ks", "js"}
         if unknown:
-            refuse(f"`features.{name}.drift`: unknown method `{min(unknown)}`; known: psi, ks, js", "features", name, "drift")
+            refuse(
+                f"`features.{name}.drift`: unknown method `{min(unknown)}`; known: psi, ks, js",
+                "features",
+                name,
+                "drift",
+            )

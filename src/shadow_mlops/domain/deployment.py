@@ -15,7 +15,17 @@ Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_BYTES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_BYTES = {
+    "": 1,
+    "B": 1,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+}
 
 
 class Duration(float):
@@ -70,10 +80,10 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A mapping of the deployment file; a key it does not have is refused."""
 
 
-class FeatureSpec(Part):
+class FeatureSpec(Part, frozen=True):
     """What a signature cannot say of a feature."""
 
-    default: float | bool | str | None | msgspec.UnsetType = msgspec.UNSET
+    default: float | bool | str | msgspec.UnsetType | None = msgspec.UNSET
     """Value when the request and the store have none; ``null`` declares it may be missing."""
     kind: Kind | None = None
     """Only for a feature that no model's signature has."""
@@ -81,7 +91,7 @@ class FeatureSpec(Part):
     pii: Literal["keep", "hash", "drop"] = "keep"
 
 
-class Decision(Part):
+class Decision(Part, frozen=True):
     """How a score becomes a decision."""
 
     threshold: Fraction = 0.5
@@ -91,7 +101,7 @@ class Decision(Part):
     """Upper bounds, ascending; the last is 1."""
 
 
-class Shadow(Part):
+class Shadow(Part, frozen=True):
     """How challengers shadow."""
 
     sample: Fraction = 1.0
@@ -101,7 +111,7 @@ class Shadow(Part):
     """Events a challenger may be behind before whole ranges are shed."""
 
 
-class Log(Part):
+class Log(Part, frozen=True):
     """The event log."""
 
     on_failure: Literal["answer", "refuse"] = "answer"
@@ -109,13 +119,13 @@ class Log(Part):
     max_bytes: Size = msgspec.field(default_factory=lambda: Size(10 * 2**30))
 
 
-class Lake(Part):
+class Lake(Part, frozen=True):
     """The archive."""
 
     retain_days: Positive = 400
 
 
-class Labels(Part):
+class Labels(Part, frozen=True):
     """Late truth."""
 
     policy: Literal["first", "last", "reject"] = "first"
@@ -123,14 +133,14 @@ class Labels(Part):
     cohort: Duration = msgspec.field(default_factory=lambda: Duration(86400))
 
 
-class Window(Part):
+class Window(Part, frozen=True):
     """The window of a drift check."""
 
     hours: Positive = 24
     min_rows: Annotated[int, msgspec.Meta(ge=1)] = 500
 
 
-class Drift(Part):
+class Drift(Part, frozen=True):
     """Drift thresholds."""
 
     psi: Positive = 0.3
@@ -140,7 +150,7 @@ class Drift(Part):
     retrain_on: tuple[Literal["psi", "ks", "js"], ...] = ("psi",)
 
 
-class Gate(Part):
+class Gate(Part, frozen=True):
     """The promotion gate."""
 
     metric: str = "log_loss"
@@ -154,14 +164,14 @@ class Gate(Part):
     auto_promote: bool = False
 
 
-class Canary(Part):
+class Canary(Part, frozen=True):
     """Progressive rollout."""
 
     steps: tuple[Fraction, ...] = (0.01, 0.1, 0.5)
     values_per_step: Annotated[int, msgspec.Meta(ge=1)] = 2000
 
 
-class RetrainAction(Part):
+class RetrainAction(Part, frozen=True):
     """What retraining runs."""
 
     command: tuple[str, ...] | None = None
@@ -169,7 +179,7 @@ class RetrainAction(Part):
     github: str | None = None
 
 
-class Retrain(Part):
+class Retrain(Part, frozen=True):
     """The retraining trigger."""
 
     action: RetrainAction = RetrainAction()
@@ -178,7 +188,7 @@ class Retrain(Part):
     daily_budget: Annotated[int, msgspec.Meta(ge=1)] = 1
 
 
-class FeatureStore(Part):
+class FeatureStore(Part, frozen=True):
     """Where absent features are read."""
 
     kind: Literal["feast"] = "feast"
@@ -187,7 +197,7 @@ class FeatureStore(Part):
     on_failure: Literal["default", "refuse"] = "default"
 
 
-class Deployment(Part):
+class Deployment(Part, frozen=True):
     """The whole deployment file (one deployment = one registered model name)."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}$")]

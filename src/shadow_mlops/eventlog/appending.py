@@ -119,9 +119,7 @@ class SegmentAppender:
     the descriptor keeps the lock, and with it the readers' belief that the writer lives.
     """
 
-    def __init__(
-        self, folder: Path, *, boot: int, writer: str, segment_bytes: int, max_age_seconds: float
-    ) -> None:
+    def __init__(self, folder: Path, *, boot: int, writer: str, segment_bytes: int, max_age_seconds: float) -> None:
         self._folder = folder
         self._boot = boot
         self._writer = writer
@@ -135,9 +133,7 @@ class SegmentAppender:
         self._unsynced_folder = True
         try:
             self._open()
-        except (
-            OSError
-        ) as error:  # a full disk must not keep a gateway from starting: each append says what is wrong
+        except OSError as error:  # a full disk must not keep a gateway from starting: each append says what is wrong
             log.warning("segment_not_created", folder=str(folder), error=str(error))
 
     def append(self, batch: Batch) -> tuple[int, int]:

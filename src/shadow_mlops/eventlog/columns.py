@@ -54,16 +54,23 @@ class Form(IntEnum):
     UINT8 = 4
     BITS = 5
     TEXTS = 6
-    INT32 = 7
+    SEPARATED_TEXTS = 7
     DEFLATED_UINT32 = 8
 
 
-_DTYPES = {Form.INT64: "<i8", Form.FLOAT64: "<f8", Form.UINT32: "<u4", Form.UINT8: "|u1", Form.INT32: "<i4"}
+_DTYPES: dict[int, np.dtype[Any]] = {
+    Form.INT64: np.dtype("<i8"),
+    Form.FLOAT64: np.dtype("<f8"),
+    Form.UINT32: np.dtype("<u4"),
+    Form.UINT8: np.dtype("|u1"),
+}
+_SEPARATOR = "\0"
 _COUNT = struct.Struct("<I")
 _ENTRY = struct.Struct("<BBHI")
+_ABSENT = (0, memoryview(b""))
 _PADDING = tuple(bytes(n) for n in range(8))
 # Plain integers: an enum's attribute look-up costs more than the rest of a column on the request path.
-_I64, _F64, _U32, _U8, _BITS, _TEXTS, _I32 = (int(f) for f in tuple(Form)[:7])
+_I64, _F64, _U32, _U8, _BITS, _TEXTS, _SEPARATED = (int(f) for f in tuple(Form)[:7])
 _TABLES = tuple(struct.Struct("<II" + "BBHI" * n) for n in range(16))
 
 
@@ -107,16 +114,27 @@ def _sized(data: bytes, expected: int, name: str) -> bytes:
     return data
 
 
-def _pack_texts(values: Sequence[str | None], expected: int, name: str) -> bytes:
-    if len(values) != expected:
-        raise ValueError(f"{name}: {len(values)} values where {expected} are due")
+def _pack_texts(tag: int, values: Sequence[str | None], expected: int, name: str) -> Column:
+    count = len(values)
+    if count != expected:
+        raise ValueError(f"{name}: {count} values where {expected} are due")
     try:
-        blob = "".join(values).encode("utf-8", "surrogatepass")  # type: ignore[arg-type]
-        lengths = array("i", map(len, values))  # type: ignore[arg-type]
+        text = _SEPARATOR.join(values)  # type: ignore[arg-type]
     except TypeError:
-        blob = "".join([value for value in values if value is not None]).encode("utf-8", "surrogatepass")
-        lengths = array("i", [-1 if value is None else len(value) for value in values])
-    return _COUNT.pack(len(values)) + lengths.tobytes() + blob
+        text = ""
+    # Cut at a separator, texts are read an order of magnitude faster than by their lengths.
+    if text.count(_SEPARATOR) == count - 1 and (text or count > 1):
+        return tag, _SEPARATED, text.encode("utf-8", "surrogatepass")
+    blob = "".join([value for value in values if value is not None]).encode("utf-8", "surrogatepass")
+    lengths = array("i", [-1 if value is None else len(value) for value in values])
+    return tag, _TEXTS, _COUNT.pack(count) + lengths.tobytes() + blob
+
+
+def _text(data: memoryview) -> str:
+    try:
+        return str(data, "utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise CorruptFrameError(f"a text column is not UTF-8: {error}") from error
 
 
 def _unpack_texts(data: memoryview) -> list[str | None]:
@@ -127,14 +145,7 @@ def _unpack_texts(data: memoryview) -> list[str | None]:
     if start > len(data):
         raise CorruptFrameError(f"a text column of {count} values in {len(data)} bytes")
     lengths = array("i", bytes(data[4:start]))
-    try:
-        text = str(data[start:], "utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise CorruptFrameError(f"a text column is not UTF-8: {error}") from error
-    if count and min(lengths) >= 0:
-        ends = list(accumulate(lengths))
-        if ends[-1] == len(text):
-            return [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+    text = _text(data[start:])
     ends = list(accumulate((max(length, 0) for length in lengths), initial=0))
     if ends[-1] != len(text) or (count and min(lengths) < -1):
         raise CorruptFrameError("the lengths of a text column do not fit its text")
@@ -151,22 +162,25 @@ class _Reader:
         return tag in self._columns
 
     def raw(self, tag: Tag, form: Form) -> memoryview:
-        found, data = self._columns.get(tag, (0, memoryview(b"")))
+        found, data = self._columns.get(tag, _ABSENT)
         if found != form:
             raise CorruptFrameError(f"column {tag.name} is missing or has form {found}, not {form.name}")
         return data
 
     def array(self, tag: Tag, form: Form, *shape: int) -> NDArray[Any]:
         data = self.raw(tag, form)
-        dtype = np.dtype(_DTYPES[form])
+        dtype = _DTYPES[form]
         if len(data) != dtype.itemsize * math.prod(shape):
-            raise CorruptFrameError(
-                f"column {tag.name} has {len(data)} bytes, which is not {shape} of {dtype}"
-            )
-        return np.frombuffer(data, dtype).reshape(shape)
+            raise CorruptFrameError(f"column {tag.name} has {len(data)} bytes, not {shape} of {dtype}")
+        return np.ndarray(shape, dtype, data)
 
     def texts(self, tag: Tag, count: int | None) -> list[str | None]:
-        values = _unpack_texts(self.raw(tag, Form.TEXTS))
+        form, data = self._columns.get(tag, _ABSENT)
+        values: list[str | None]
+        if form == _SEPARATED:
+            values = [*_text(data).split(_SEPARATOR)]
+        else:
+            values = _unpack_texts(self.raw(tag, Form.TEXTS))
         if count is not None and len(values) != count:
             raise CorruptFrameError(f"column {tag.name} has {len(values)} values, not {count}")
         return values
@@ -188,8 +202,8 @@ def _pack_events(batch: EventBatch) -> list[Column]:
         (2, _F64, _sized(batch.numbers.tobytes(), wide * len(schema.numbers), "numbers")),
         (3, _F64, _sized(batch.scores.tobytes(), wide * len(schema.outputs), "scores")),
         (4, _U32, _sized(batch.latencies.tobytes(), n * 4, "latencies")),
-        (5, _TEXTS, _pack_texts(batch.request_ids, n, "request_ids")),
-        (6, _TEXTS, _pack_texts(batch.entities, n, "entities")),
+        _pack_texts(5, batch.request_ids, n, "request_ids"),
+        _pack_texts(6, batch.entities, n, "entities"),
     ]
     if strings:
         flat = batch.strings.ravel().tolist()
@@ -197,10 +211,10 @@ def _pack_events(batch: EventBatch) -> list[Column]:
             raise ValueError(f"strings: shape {batch.strings.shape} where ({n}, {strings}) is due")
         values = dict.fromkeys(flat)
         values.pop(None, None)
-        codes = {value: code for code, value in enumerate(values)}
-        codes[None] = -1
-        columns.append((7, _I32, array("i", map(codes.__getitem__, flat)).tobytes()))
-        columns.append((8, _TEXTS, _pack_texts(list(values), len(values), "strings")))
+        codes = {value: code for code, value in enumerate(values, 1)}
+        codes[None] = 0
+        columns.append((7, _U32, array("I", map(codes.__getitem__, flat)).tobytes()))
+        columns.append(_pack_texts(8, list(values), len(values), "strings"))
     if batch.origins is not None:
         expected = n * (len(schema.numbers) + strings)
         columns.append((9, _U8, _sized(batch.origins.tobytes(), expected, "origins")))
@@ -212,13 +226,12 @@ def _pack_events(batch: EventBatch) -> list[Column]:
 def _unpack_events(schema: EventSchema, reader: _Reader, n: int) -> EventBatch:
     strings = np.empty((n, len(schema.strings)), dtype=object)
     if schema.strings:
-        values = reader.present(Tag.STRING_VALUES, None)
-        codes = reader.array(Tag.STRING_CODES, Form.INT32, n, len(schema.strings))
-        if n and (codes.min() < -1 or codes.max() >= len(values)):
-            raise CorruptFrameError("a string code names no value")
-        table = np.empty(len(values) + 1, dtype=object)
-        table[:-1] = values
-        strings = table[codes]  # code -1 takes the last entry, None
+        table = np.array([None, *reader.present(Tag.STRING_VALUES, None)], dtype=object)
+        codes = reader.array(Tag.STRING_CODES, Form.UINT32, n, len(schema.strings))
+        try:
+            strings = table[codes]
+        except IndexError as error:
+            raise CorruptFrameError(f"a string code names no value: {error}") from error
     width = len(schema.numbers) + len(schema.strings)
     sampled = None
     if Tag.SAMPLED in reader:
@@ -259,9 +272,7 @@ def _unpack_results(schema: ResultSchema, reader: _Reader) -> ResultBatch:
     m = len(statuses)
     rows = len(reader.raw(Tag.SPANS, Form.INT64)) // 40
     flat = reader.array(Tag.SPANS, Form.INT64, rows, 5).tolist()
-    spans = [
-        Span(segment, first, count, sampled, bool(shed)) for segment, first, count, sampled, shed in flat
-    ]
+    spans = [Span(segment, first, count, sampled, bool(shed)) for segment, first, count, sampled, shed in flat]
     if sum(span.count for span in spans if not span.shed) != m:
         raise CorruptFrameError("the spans of a result frame do not add up to its rows")
     return ResultBatch(
@@ -278,12 +289,12 @@ def _pack_outcomes(batch: OutcomeBatch) -> list[Column]:
     columns: list[Column] = [
         (13, _I64, _sized(batch.received.tobytes(), n * 8, "received")),
         (1, _I64, _sized(batch.times.tobytes(), n * 8, "times")),
-        (14, _TEXTS, _pack_texts(batch.labels, n, "labels")),
+        _pack_texts(14, batch.labels, n, "labels"),
     ]
     if batch.request_ids:
-        columns.append((5, _TEXTS, _pack_texts(batch.request_ids, n, "request_ids")))
+        columns.append(_pack_texts(5, batch.request_ids, n, "request_ids"))
     if batch.entities:
-        columns.append((6, _TEXTS, _pack_texts(batch.entities, n, "entities")))
+        columns.append(_pack_texts(6, batch.entities, n, "entities"))
     return columns
 
 

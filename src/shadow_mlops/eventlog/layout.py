@@ -91,13 +91,9 @@ class SegmentHeader:
     @classmethod
     def parse(cls, data: bytes) -> SegmentHeader | None:
         """Read the first bytes of a file; None if they are damaged (order needs the file's name only)."""
-        if len(data) < HEADER_BYTES or data[_CRC_AT:_BEAT_AT] != struct.pack(
-            "<I", zlib.crc32(data[:_CRC_AT])
-        ):
+        if len(data) < HEADER_BYTES or data[_CRC_AT:_BEAT_AT] != struct.pack("<I", zlib.crc32(data[:_CRC_AT])):
             return None
-        magic, version, _, _, segment, boot, created_us, created_ns, length, writer = _HEADER.unpack_from(
-            data
-        )
+        magic, version, _, _, segment, boot, created_us, created_ns, length, writer = _HEADER.unpack_from(data)
         if magic != _MAGIC or version != FORMAT_VERSION:
             return None
         text = writer[:length].decode("utf-8", "replace")
@@ -191,9 +187,7 @@ def kernel_boot_id() -> str:
         else:
             text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
     except (OSError, subprocess.CalledProcessError) as error:
-        raise LogError(
-            f"the system does not tell its boot id, so that the log has no order: {error}"
-        ) from error
+        raise LogError(f"the system does not tell its boot id, so that the log has no order: {error}") from error
     return re.sub(r"[^0-9a-f]", "", text.lower())
 
 

@@ -22,9 +22,7 @@ def join(items: Iterable[Skipped | Gone]) -> list[Skipped | Gone]:
             and last.segment == item.segment
             and last.first + last.count == item.first
         ):
-            joined[-1] = type(item)(
-                item.segment, last.first, last.count + item.count, last.sampled + item.sampled
-            )
+            joined[-1] = type(item)(item.segment, last.first, last.count + item.count, last.sampled + item.sampled)
         else:
             joined.append(item)
     return joined

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -26,12 +26,11 @@ _WALK_BYTES = 16 * 1024  # a walk over headers: one frame of a busy gateway, or 
 _DATA = (FrameKind.EVENTS, FrameKind.RESULTS, FrameKind.OUTCOMES)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """What a reader returns next."""
 
     key: tuple[int, int, int, int]
-    count: int
+    rows: int
     step: Step | None
     """None: a tombstone."""
     body: memoryview | None
@@ -51,9 +50,7 @@ class SegmentReader:
         Called with the number of bytes that are no frame.
     """
 
-    def __init__(
-        self, name: SegmentName, path: Path, row: int | None, on_set_aside: Callable[[int], object]
-    ) -> None:
+    def __init__(self, name: SegmentName, path: Path, row: int | None, on_set_aside: Callable[[int], object]) -> None:
         self.name = name
         self.begun = row is not None
         self.ended = False

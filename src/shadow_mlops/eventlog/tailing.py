@@ -66,9 +66,7 @@ class SegmentTail:
         # Promises first, folder second: a segment that the listing lacks is younger than each promise.
         promises = {reader.name.segment: reader.promise() for reader in self._unfinished()}
         self._discover()
-        promises |= {
-            r.name.segment: r.promise() for r in self._unfinished() if r.name.segment not in promises
-        }
+        promises |= {r.name.segment: r.promise() for r in self._unfinished() if r.name.segment not in promises}
         held = [(boot, ns, 2**63, 0) for boot, ns in filter(None, promises.values())]
         return self._take(max_rows, min(held, default=_EVERYTHING))
 
@@ -105,10 +103,10 @@ class SegmentTail:
         taken: list[Frame | Gone] = []
         rows = 0
         for reader, head in self._heads(watermark, bodies=True):
-            if rows and rows + head.count > max_rows:
+            if rows and rows + head.rows > max_rows:
                 break
             taken += reader.take(head)
-            rows += head.count
+            rows += head.rows
         return taken
 
     def _heads(self, watermark: Key, *, bodies: bool) -> Iterator[tuple[SegmentReader, Head]]:
@@ -176,7 +174,5 @@ class SegmentTail:
             if reader not in self._waiting:
                 return  # its open file can still be read to the end
             self._waiting.remove(reader)
-            log.warning(
-                "segment_vanished", stream=self._stream, segment=reader.name.text, rows_done=reader.row
-            )
+            log.warning("segment_vanished", stream=self._stream, segment=reader.name.text, rows_done=reader.row)
         del self._readers[segment]

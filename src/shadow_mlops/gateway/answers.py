@@ -45,7 +45,11 @@ class RegressionAnswer(msgspec.Struct, gc=False):
 
 
 Answer: TypeAlias = BinaryAnswer | MulticlassAnswer | RegressionAnswer
-ANSWERS: dict[str, type[Answer]] = {"binary": BinaryAnswer, "multiclass": MulticlassAnswer, "regression": RegressionAnswer}
+ANSWERS: dict[str, type[Answer]] = {
+    "binary": BinaryAnswer,
+    "multiclass": MulticlassAnswer,
+    "regression": RegressionAnswer,
+}
 
 Renderer: TypeAlias = Callable[[NDArray[np.float64], Sequence[str]], list[Answer]]
 """float64 (n, k) scores and n request ids to n answers."""
@@ -69,7 +73,9 @@ def positive_class(deployment: Deployment, card: ModelCard) -> str:
     for label in card.classes:
         if _plain(label) == wanted:
             return label
-    raise DeploymentError(f"`positive: {deployment.positive}` is no class of {card.name} {card.version}: {', '.join(card.classes)}")
+    raise DeploymentError(
+        f"`positive: {deployment.positive}` is no class of {card.name} {card.version}: {', '.join(card.classes)}"
+    )
 
 
 def _plain(label: str) -> str:
@@ -86,7 +92,9 @@ def renderer(deployment: Deployment, card: ModelCard) -> Renderer:
         If model and deployment do not fit: another task, or no such positive class.
     """
     if card.task != deployment.task:
-        raise DeploymentError(f"the deployment's task is {deployment.task}, {card.name} {card.version} is a {card.task} model")
+        raise DeploymentError(
+            f"the deployment's task is {deployment.task}, {card.name} {card.version} is a {card.task} model"
+        )
     if deployment.task == "binary":
         column = card.classes.index(positive_class(deployment, card))
         return _binary(deployment.decision, column, card.version)

@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from shadow_mlops import __version__
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import ShadowError, UnavailableError
-from shadow_mlops.eventlog.seam import EventLog
 from shadow_mlops.domain.events import EVENTS, OUTCOMES
+from shadow_mlops.eventlog.seam import EventLog
 from shadow_mlops.gateway.champion import ChampionFollower
 from shadow_mlops.gateway.dataplane import DataPlane
 from shadow_mlops.gateway.errors import error_response, http_error_response
@@ -83,7 +83,11 @@ class Gateway:
         self._events = log.appender(EVENTS, writer=writer)
         self._outcomes = log.appender(OUTCOMES, writer=writer)
         self.predictor = Predictor(
-            self._events, metrics, on_failure=deployment.log.on_failure, sync=sync, sample=deployment.shadow.sample
+            self._events,
+            metrics,
+            on_failure=deployment.log.on_failure,
+            sync=sync,
+            sample=deployment.shadow.sample,
         )
         self.follower = ChampionFollower(data_dir, deployment, self._swap)
         self.health = HealthChecks(
@@ -97,7 +101,9 @@ class Gateway:
             OutcomeIntake(self._outcomes, deployment.name, metrics, sync=sync),
             self.application,
             metrics,
-            limiter=None if limits.requests is None else RateLimiter(limits.requests, limits.window_seconds, limits.table),
+            limiter=None
+            if limits.requests is None
+            else RateLimiter(limits.requests, limits.window_seconds, limits.table),
             max_body=limits.body_bytes,
             max_rows=limits.batch_rows,
         )
@@ -125,7 +131,9 @@ class Gateway:
         self._swaps.inc()
 
     async def _beat(self) -> None:
-        beats = [beat for beat in (getattr(a, "beat", None) for a in (self._events, self._outcomes)) if beat is not None]
+        beats = [
+            beat for beat in (getattr(a, "beat", None) for a in (self._events, self._outcomes)) if beat is not None
+        ]
         while True:
             for beat in beats:
                 beat()
@@ -133,7 +141,11 @@ class Gateway:
 
 
 def _fastapi(
-    gateway: Gateway, deployment: Deployment, data_dir: Path, metrics_text: Callable[[], Awaitable[bytes]], title: str
+    gateway: Gateway,
+    deployment: Deployment,
+    data_dir: Path,
+    metrics_text: Callable[[], Awaitable[bytes]],
+    title: str,
 ) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -201,7 +213,12 @@ def _add_errors(app: FastAPI) -> None:
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
         body = http_error_response(error.status_code, str(error.detail), request.scope.get("request_id", ""))
-        return Response(body, status_code=error.status_code, media_type="application/json", headers=dict(error.headers or {}))
+        return Response(
+            body,
+            status_code=error.status_code,
+            media_type="application/json",
+            headers=dict(error.headers or {}),
+        )
 
     async def validation_error(request: Request, error: Exception) -> Response:
         body = http_error_response(422, str(error), request.scope.get("request_id", ""))

@@ -1,4 +1,4 @@
-"""The champion in force: followed through ``serving.json``, loaded beside the old one, swapped when it has proved itself."""
+"""The champion in force: followed through ``serving.json``, loaded beside the old one, swapped once it proves itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ class Served:
         return self.loaded.predict(numbers[:, self.number_columns], strings[:, self.string_columns])
 
 
-def assemble(deployment: Deployment, serving: Serving, loaded: LoadedModel, challengers: dict[str, ModelCard]) -> Served:
+def assemble(
+    deployment: Deployment, serving: Serving, loaded: LoadedModel, challengers: dict[str, ModelCard]
+) -> Served:
     """Fit a loaded champion to its deployment.
 
     Raises
@@ -91,8 +93,8 @@ def assemble(deployment: Deployment, serving: Serving, loaded: LoadedModel, chal
 class ChampionFollower:
     """Keeps the champion that ``serving.json`` names.
 
-    A version that cannot be loaded, does not give its recorded outputs or does not fit the deployment is refused: the old one
-    stays in force and ``refusal`` says why until another generation is published.
+    A version that cannot be loaded, does not give its recorded outputs or does not fit the deployment is refused: the
+    old one stays in force and ``refusal`` says why until another generation is published.
 
     Parameters
     ----------
@@ -134,7 +136,12 @@ class ChampionFollower:
             return
         self.served, self.refusal = served, None
         self._on_swap(served)
-        log.info("champion in force", version=served.card.version, generation=serving.generation, inline=served.inline)
+        log.info(
+            "champion in force",
+            version=served.card.version,
+            generation=serving.generation,
+            inline=served.inline,
+        )
 
     def _load(self, serving: Serving) -> Served:
         directory = self._data_dir / serving.champion

@@ -29,20 +29,35 @@ _STATUS: tuple[tuple[type[ShadowError], int, str], ...] = (
     (ConflictError, 409, "conflict"),
     (UnavailableError, 503, "unavailable"),
 )
-_HTTP_CODES = {400: "bad_request", 401: "unauthenticated", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+_HTTP_CODES = {
+    400: "bad_request",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+}
 
 
 def error_response(error: BaseException, request_id: str) -> tuple[int, bytes, dict[str, str]]:
     """Status, body and extra headers of an error.
 
-    An error that the platform did not raise on purpose is a 500 without its text: it goes to the log, not to a stranger.
+    An error that the platform did not raise on purpose is a 500 without its text: it goes to the log, not to a
+    stranger.
     """
     if isinstance(error, ShadowError):
         for kind, status, code in _STATUS:
             if isinstance(error, kind):
                 problems = error.problems if isinstance(error, RequestError) else ()
-                return status, error_body(code, str(error), msgspec.to_builtins(problems), request_id), _headers(error, status)
-    return 500, error_body("internal", "the server failed to answer; its log names this request id", [], request_id), {}
+                return (
+                    status,
+                    error_body(code, str(error), msgspec.to_builtins(problems), request_id),
+                    _headers(error, status),
+                )
+    return (
+        500,
+        error_body("internal", "the server failed to answer; its log names this request id", [], request_id),
+        {},
+    )
 
 
 def http_error_response(status: int, detail: str, request_id: str) -> bytes:

@@ -34,7 +34,9 @@ class HealthChecks:
         True when the deployment refuses to answer while the log cannot be written.
     """
 
-    def __init__(self, data_dir: Path, follower: ChampionFollower, predictor: Predictor, *, refuse_without_log: bool) -> None:
+    def __init__(
+        self, data_dir: Path, follower: ChampionFollower, predictor: Predictor, *, refuse_without_log: bool
+    ) -> None:
         self._run = data_dir / "run"
         self._follower = follower
         self._predictor = predictor
@@ -42,7 +44,7 @@ class HealthChecks:
         self.draining = False
 
     def ready(self) -> bool:
-        """Can this worker answer predictions?"""
+        """True when this worker can answer predictions."""
         return self._follower.served is not None and not self.draining
 
     def report(self) -> tuple[Status, dict[str, Check]]:

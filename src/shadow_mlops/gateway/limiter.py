@@ -1,7 +1,7 @@
 """The rate limit per client, on the `limits` library, counted once for all workers of a host.
 
-A hit costs `limits` about 3 µs, a tenth of a request: hits are taken from it in leases of up to 64, and given out one by one. A lease is
-never larger than what remains of the window, and dies with it.
+A hit costs `limits` about 3 µs, a tenth of a request: hits are taken from it in leases of up to 64, and given out one
+by one. A lease is never larger than what remains of the window, and dies with it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _PROBES = 16
 TABLE_BYTES = _SLOTS * _SLOT.size
 
 
-class SharedWindows(Storage):
+class SharedWindows(Storage):  # type: ignore[misc]
     """Counters of fixed windows in memory that the workers of a host share; windows follow the monotonic clock.
 
-    There is no lock: two workers that renew the lease of one client in the same microsecond may count one lease for two.
-    A client's window is forgotten only when 16 others with neighbouring hashes are busier in the same window.
+    There is no lock: two workers that renew the lease of one client in the same microsecond may count one lease for
+    two. A client's window is forgotten only when 16 others with neighbouring hashes are busier in the same window.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class SharedWindows(Storage):
                 best, least = offset, worth
         return best, digest, window, 0
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:  # noqa: ARG002 - the seam of `limits`
         """Add to a counter; its value after that. The window is the storage's own, whatever ``expiry`` says."""
         offset, digest, window, count = self._find(key)
         _SLOT.pack_into(self._memory, offset, digest, window, count + amount)
@@ -103,7 +103,10 @@ class SharedWindows(Storage):
 
 
 def create_table(path: Path) -> None:
-    """Make an empty table of counters, its blocks reserved: a page that a full disk cannot give would kill the process touching it."""
+    """Make an empty table of counters, all its blocks written.
+
+    A page that a full disk cannot give would kill the process that touches it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(bytes(TABLE_BYTES))
     temporary.replace(path)
@@ -145,7 +148,8 @@ class RateLimiter:
 
     def _renew(self, client: str, now: float) -> None:
         stats = self._limiter.get_window_stats(self._item, client)
-        # towards the end of a window's allowance leases shrink, so that no worker sits on what another one's client could use
+        # towards the end of a window's allowance leases shrink, so that no worker sits on what another one's client
+        # could use
         wanted = min(_LEASE, max(1, stats.remaining // 8), stats.remaining)
         if not wanted or not self._limiter.hit(self._item, client, cost=wanted):
             raise RateLimitedError(

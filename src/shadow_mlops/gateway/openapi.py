@@ -58,17 +58,39 @@ def document(app: FastAPI, deployment: Deployment, served: Served | None) -> dic
     components.update(extra)
     components.update(outcome_parts)
     request = {"$ref": "#/components/schemas/Features"}
-    batch_in = {"type": "object", "required": ["instances"], "additionalProperties": False, "properties": {"instances": {"type": "array", "items": request}}}
-    batch_out = {"type": "object", "required": ["predictions"], "properties": {"predictions": {"type": "array", "items": answer}}}
-    accepted = {"type": "object", "required": ["accepted"], "properties": {"accepted": {"type": "integer", "minimum": 0}}}
-    result["paths"]["/predict"] = {"post": _operation("Predict", "Answer one request from the champion.", request, "200", answer, example)}
+    batch_in = {
+        "type": "object",
+        "required": ["instances"],
+        "additionalProperties": False,
+        "properties": {"instances": {"type": "array", "items": request}},
+    }
+    batch_out = {
+        "type": "object",
+        "required": ["predictions"],
+        "properties": {"predictions": {"type": "array", "items": answer}},
+    }
+    accepted = {
+        "type": "object",
+        "required": ["accepted"],
+        "properties": {"accepted": {"type": "integer", "minimum": 0}},
+    }
+    result["paths"]["/predict"] = {
+        "post": _operation("Predict", "Answer one request from the champion.", request, "200", answer, example)
+    }
     result["paths"]["/predict/batch"] = {
-        "post": _operation("Predict a batch", "All instances, or none: one bad row is named by its index.", batch_in, "200", batch_out, {"instances": [example]})
+        "post": _operation(
+            "Predict a batch",
+            "All instances, or none: one bad row is named by its index.",
+            batch_in,
+            "200",
+            batch_out,
+            {"instances": [example]},
+        )
     }
     result["paths"]["/outcomes"] = {
         "post": _operation(
             "Report outcomes",
-            "What really happened, by request id or by entity and time. Only the form is checked; matching happens later.",
+            "What really happened, by request id or by entity and time. Only the form is checked; matching is later.",
             {"oneOf": [one, many]},
             "202",
             accepted,
@@ -79,11 +101,21 @@ def document(app: FastAPI, deployment: Deployment, served: Served | None) -> dic
     return result
 
 
-def _operation(
-    summary: str, description: str, request: dict[str, Any], status: str, answer: dict[str, Any], example: dict[str, Any]
+def _operation(  # noqa: PLR0917 - one argument per part of an OpenAPI operation
+    summary: str,
+    description: str,
+    request: dict[str, Any],
+    status: str,
+    answer: dict[str, Any],
+    example: dict[str, Any],
 ) -> dict[str, Any]:
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    request_id = {"X-Request-ID": {"schema": {"type": "string"}, "description": "The caller's, if valid; else a new one."}}
+    request_id = {
+        "X-Request-ID": {
+            "schema": {"type": "string"},
+            "description": "The caller's, if valid; else a new one.",
+        }
+    }
     return {
         "summary": summary,
         "description": description,
@@ -95,13 +127,23 @@ def _operation(
                 "in": "header",
                 "required": False,
                 "schema": {"type": "string"},
-                "description": "1–128 of A–Z a–z 0–9 . _ : -; anything else is replaced.",
+                "description": "At most 128 letters, digits and . _ : -; anything else is replaced.",
             }
         ],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": request, "example": example}}},
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": request, "example": example}},
+        },
         "responses": {
-            status: {"description": "Done.", "headers": request_id, "content": {"application/json": {"schema": answer}}},
-            **{code: {"description": text, "headers": request_id, "content": error} for code, text in _ERROR_STATUSES.items()},
+            status: {
+                "description": "Done.",
+                "headers": request_id,
+                "content": {"application/json": {"schema": answer}},
+            },
+            **{
+                code: {"description": text, "headers": request_id, "content": error}
+                for code, text in _ERROR_STATUSES.items()
+            },
         },
     }
 

@@ -98,11 +98,17 @@ class OutcomeIntake:
             if f"<= {MAX_OUTCOMES}" in text:
                 raise BodyTooLargeError(f"at most {MAX_OUTCOMES} outcomes in one request") from None
             message, _, path = text.partition(" - at `")
-            raise InvalidFieldsError("the outcome is invalid", [Problem(path.rstrip("`").removeprefix("$."), message)]) from None
+            raise InvalidFieldsError(
+                "the outcome is invalid", [Problem(path.rstrip("`").removeprefix("$."), message)]
+            ) from None
         except (ValueError, RecursionError) as error:
             raise MalformedBodyError(f"the body is not valid JSON: {error}") from None
         problems = [
-            Problem("request_id", "give `request_id`, or `entity` and `time`, but not both", index if several else None)
+            Problem(
+                "request_id",
+                "give `request_id`, or `entity` and `time`, but not both",
+                index if several else None,
+            )
             for index, o in enumerate(outcomes)
             if not _identified(o)
         ]

@@ -21,7 +21,7 @@ from shadow_mlops.eventlog.seam import Appender
 from shadow_mlops.gateway.answers import Answer
 from shadow_mlops.gateway.champion import Served
 from shadow_mlops.gateway.fields import Columns
-from shadow_mlops.telemetry.metrics import Metrics
+from shadow_mlops.telemetry.metrics import Metrics, observe_many
 
 MAX_ROWS = 512  # one model run and one frame; the rest of a tick waits for the next turn of the loop
 _LOST_LOG_SECONDS = 1.0
@@ -169,7 +169,12 @@ class Predictor:
             self._schedule()
 
     def _finish(
-        self, served: Served, rows: list[Row], columns: Columns, scores: NDArray[np.float64], failed: dict[int, Exception]
+        self,
+        served: Served,
+        rows: list[Row],
+        columns: Columns,
+        scores: NDArray[np.float64],
+        failed: dict[int, Exception],
     ) -> None:
         if failed:
             for index, error in failed.items():
@@ -184,9 +189,8 @@ class Predictor:
         finished = time.monotonic_ns()
         assert self._predictions is not None  # noqa: S101 - swap() ran before any row could come
         assert self._latency is not None  # noqa: S101
-        observe = self._latency.observe
+        observe_many(self._latency, np.array([finished - row.received_ns for row in rows], dtype=np.float64) * 1e-9)
         for row, answer in zip(rows, answers, strict=True):
-            observe((finished - row.received_ns) * 1e-9)
             if not row.answer.done():
                 row.answer.set_result(answer)
         self._predictions.inc(len(rows))
@@ -194,7 +198,12 @@ class Predictor:
         self._metrics.rows_per_flush.observe(len(rows))
 
     def _append(
-        self, served: Served, rows: list[Row], request_ids: list[str], columns: Columns, scores: NDArray[np.float64]
+        self,
+        served: Served,
+        rows: list[Row],
+        request_ids: list[str],
+        columns: Columns,
+        scores: NDArray[np.float64],
     ) -> None:
         entity_of = served.fields.entity_of
         entities = [entity_of(row.values) for row in rows]
@@ -210,7 +219,9 @@ class Predictor:
             strings=columns.strings,
             scores=scores,
             origins=columns.origins,
-            sampled=None if self._sample >= 1.0 else _sampled(served.schema.deployment, entities, request_ids, self._sample),
+            sampled=None
+            if self._sample >= 1.0
+            else _sampled(served.schema.deployment, entities, request_ids, self._sample),
         )
         try:
             self._appender.append(batch)
@@ -244,7 +255,11 @@ def _score(served: Served, columns: Columns) -> tuple[NDArray[np.float64], dict[
         if scores.shape == (len(columns.numbers), width) and np.isfinite(scores).all():
             return scores, {}
     except Exception as error:  # noqa: BLE001 - models raise anything; the rows are tried alone below
-        log.warning("the champion failed on a batch, trying its rows alone", reason=str(error), rows=len(columns.numbers))
+        log.warning(
+            "the champion failed on a batch, trying its rows alone",
+            reason=str(error),
+            rows=len(columns.numbers),
+        )
     scores = np.full((len(columns.numbers), width), np.nan)
     failed: dict[int, Exception] = {}
     for index in range(len(scores)):
@@ -260,13 +275,23 @@ def _score(served: Served, columns: Columns) -> tuple[NDArray[np.float64], dict[
     return scores, failed
 
 
-def _sampled(deployment: str, entities: Sequence[str | None], request_ids: Sequence[str], share: float) -> NDArray[np.bool_]:
+def _sampled(
+    deployment: str, entities: Sequence[str | None], request_ids: Sequence[str], share: float
+) -> NDArray[np.bool_]:
     bound = int(share * 2**64)
-    keys = (entity if entity is not None else request_id for entity, request_id in zip(entities, request_ids, strict=True))
+    keys = (
+        entity if entity is not None else request_id for entity, request_id in zip(entities, request_ids, strict=True)
+    )
     person = b"shadow.sample"  # another use of the same entity (a canary) must draw independently of this one
     return np.array(
         [
-            int.from_bytes(hashlib.blake2b(f"{deployment}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8, person=person).digest(), "big") < bound
+            int.from_bytes(
+                hashlib.blake2b(
+                    f"{deployment}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8, person=person
+                ).digest(),
+                "big",
+            )
+            < bound
             for key in keys
         ],
         dtype=np.bool_,

@@ -1,11 +1,11 @@
 """Export to ONNX, kept only where its answers are those of the original.
 
-What is promised is about what a client gets: the scores of the served file, for the values as they arrive, differ from those
-of the estimator by no more than the tolerance. The graph computes in float32, so a value is rounded before it meets a
-threshold of a tree. Rounding is monotone: where value and threshold are both rounded to the nearest float32, a value at or
-below its threshold stays there, and one above it could only cross within 6e-8 of it. Thresholds are therefore rounded to
-nearest, unless the estimator itself works on float32 values (scikit-learn's trees and forests), where rounding them down
-is exact. Whatever else differs shows on the reference rows, and then the original serves.
+What is promised is about what a client gets: the scores of the served file, for the values as they arrive,
+differ from those of the estimator by no more than the tolerance. Nothing is rounded before the comparison, so a
+tree that compares float64 values is exported with float64 thresholds (see :mod:`~shadow_mlops.models.trees`);
+scikit-learn's own trees and forests round to float32 themselves, and linear models lose 1e-7 to it. Whatever else
+differs shows on the reference rows, or on variants of them with missing and unseen values, and then the original
+serves.
 """
 
 from __future__ import annotations

@@ -42,9 +42,7 @@ class Ledger:
         Clock, seconds since 1970.
     """
 
-    def __init__(
-        self, event_log: EventLog, state: MonitorState, *, now: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, event_log: EventLog, state: MonitorState, *, now: Callable[[], float] = time.time) -> None:
         self.state = state
         self.violations = 0
         """Contradictions found by this process."""
@@ -109,9 +107,7 @@ class Ledger:
             if cover.sampled != gone.sampled:
                 # Nobody will ever account for these: they count as shed, so that the books close.
                 lost = gone.sampled - cover.sampled
-                self._contradiction(
-                    name, f"segment {segment:016x} went with {lost} events pending, counted as shed"
-                )
+                self._contradiction(name, f"segment {segment:016x} went with {lost} events pending, counted as shed")
                 account.shed += lost
 
     def drop_account(self, challenger: str) -> None:

@@ -50,10 +50,11 @@ class Monitor:
         """Retention, accounting, publication."""
         infos = self._retainer.look()
         removals = self._retainer.due(infos, serving=self._serving())
+        tombstones = self._retainer.passed(infos)
         # Only what the saved state has counted may go: a crash between would count it never or twice.
-        if removals and self.save():
+        if (removals or tombstones) and self.save():
             self._retainer.apply(removals)
-        self._retainer.forget()
+            self._retainer.forget(tombstones)
         self._ledger.read()
         if time.monotonic() >= self._next_save:
             self.save()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import structlog
@@ -82,9 +82,7 @@ class Retainer:
         ages = age_of_segments(infos)
         absent = self._absent(infos, serving)
         removals = [
-            Removal(info, "absent")
-            for info in infos
-            if info.state in ("sealed", "dead") and info.stream in absent
+            Removal(info, "absent") for info in infos if info.state in ("sealed", "dead") and info.stream in absent
         ]
         rest = [info for info in infos if info.stream not in absent]
         removals += choose(rest, self._limits, ages, free=self._is_free(infos), passed=self._ledger.passed)
@@ -108,16 +106,25 @@ class Retainer:
             self._removed(info.stream, removal.reason)
             if info.stream == EVENTS:
                 self._ledger.state.segments[info.segment].retired = True
+            else:  # nobody is told of removed results and outcomes
+                self.forget([replace(info, state="retired")])
 
-    def forget(self) -> None:
-        """Remove the tombstones that every reader has passed."""
-        for info in self._retention.segments():
-            if info.state == "retired" and (info.stream != EVENTS or self._ledger.passed(info.segment)):
-                self._retention.forget(info)
-                if info.stream == EVENTS:
-                    self._ledger.close_segment(info.segment)
-                else:
-                    self._ledger.state.references.get(info.stream, {}).pop(info.segment, None)
+    def passed(self, infos: Sequence[SegmentInfo]) -> list[SegmentInfo]:
+        """Tombstones that every reader has passed. The ledger must be saved before they are forgotten."""
+        return [
+            info
+            for info in infos
+            if info.state == "retired" and (info.stream != EVENTS or self._ledger.passed(info.segment))
+        ]
+
+    def forget(self, tombstones: Sequence[SegmentInfo]) -> None:
+        """Remove tombstones, and what the ledger keeps of their segments."""
+        for info in tombstones:
+            self._retention.forget(info)
+            if info.stream == EVENTS:
+                self._ledger.close_segment(info.segment)
+            else:
+                self._ledger.state.references.get(info.stream, {}).pop(info.segment, None)
 
     def _absent(self, infos: Sequence[SegmentInfo], serving: Collection[str] | None) -> set[str]:
         # A challenger that nobody has wanted for longer than anything is kept holds up nothing any more.

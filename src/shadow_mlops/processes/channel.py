@@ -1,6 +1,7 @@
 """The line between the gateway's parent and one of its workers: a socket pair that both inherit.
 
-The worker asks for the merged metrics and says that it is alive; the parent's end closing tells the worker that it is an orphan.
+The worker asks for the merged metrics and says that it is alive; the parent's end closing tells the worker that it is
+an orphan.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class WorkerChannel:
             self._waiting.pop(number, None)
 
 
-async def serve_worker(connection: socket.socket, metrics_text: Callable[[], bytes], heard: Callable[[Message], None]) -> None:
+async def serve_worker(
+    connection: socket.socket, metrics_text: Callable[[], bytes], heard: Callable[[Message], None]
+) -> None:
     """The parent's end: answer one worker until it is gone."""
     reader, writer = await asyncio.open_connection(sock=connection)
     try:
@@ -81,7 +84,9 @@ async def serve_worker(connection: socket.socket, metrics_text: Callable[[], byt
             heard(message)
             if message.kind == "metrics":
                 payload = metrics_text()
-                writer.write(msgspec.json.encode(Message("metrics", id=message.id, size=len(payload))) + b"\n" + payload)
+                writer.write(
+                    msgspec.json.encode(Message("metrics", id=message.id, size=len(payload))) + b"\n" + payload
+                )
                 await writer.drain()
     except (OSError, msgspec.DecodeError):
         pass  # the worker was killed; its parent notices by its exit

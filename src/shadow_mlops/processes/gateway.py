@@ -1,4 +1,4 @@
-"""The gateway's parent: holds the socket, keeps the workers and the resolver alive, makes the log durable, merges metrics."""
+"""The gateway's parent: holds the socket, keeps workers and resolver alive, makes the log durable, merges metrics."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise SettingsError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port or API_PORT") from None
+        raise SettingsError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port or API_PORT"
+        ) from None
     listener.listen(BACKLOG)
     return listener
 
@@ -82,7 +84,7 @@ class BackOff:
 
     @property
     def over(self) -> bool:
-        """May it be started?"""
+        """True when it may be started."""
         return time.monotonic() >= self.until
 
 
@@ -184,7 +186,12 @@ class GatewayParent:
 
     def _note_death(self, child: Child, restarts: Counter) -> None:
         lived = time.monotonic() - child.started
-        log.warning("a process ended, restarting it", child=child.name, code=child.process.returncode, lived_seconds=round(lived, 1))
+        log.warning(
+            "a process ended, restarting it",
+            child=child.name,
+            code=child.process.returncode,
+            lived_seconds=round(lived, 1),
+        )
         self._backoffs.setdefault(child.name, BackOff()).note(lived)
         restarts.labels(child.name).inc()
 
@@ -195,10 +202,19 @@ class GatewayParent:
             self._start_worker(slot)
             new = self.workers[slot]
             deadline = time.monotonic() + 30
-            while new.generation == 0 and new.process.poll() is None and time.monotonic() < deadline and not self._stopping:
+            while (
+                new.generation == 0
+                and new.process.poll() is None
+                and time.monotonic() < deadline
+                and not self._stopping
+            ):
                 await asyncio.sleep(TICK_SECONDS)
             if new.process.poll() is not None:
-                log.error("the new worker did not start, the old one stays", worker=old.name, code=new.process.returncode)
+                log.error(
+                    "the new worker did not start, the old one stays",
+                    worker=old.name,
+                    code=new.process.returncode,
+                )
                 self.workers[slot] = old
                 return
             signal_quietly(old.process, signal.SIGTERM)
@@ -227,7 +243,12 @@ class GatewayParent:
         if self.resolver is not None:
             pids["resolver"] = self.resolver.process.pid
         generations = {child.name: child.generation for child in self.workers.values()}
-        word = {"pid": os.getpid(), "port": self.listener.getsockname()[1], "children": pids, "generations": generations}
+        word = {
+            "pid": os.getpid(),
+            "port": self.listener.getsockname()[1],
+            "children": pids,
+            "generations": generations,
+        }
         if word != self._published:
             self._published = word
             write_word(self.settings.data_dir / "run" / "gateway.json", word)
@@ -253,7 +274,8 @@ def run(settings: Settings, *, listen_fd: int | None = None) -> None:
     Parameters
     ----------
     listen_fd
-        A listening socket that the supervisor holds, so that connections queue while this process restarts; None: bind one.
+        A listening socket that the supervisor holds, so that connections queue while this process restarts; None:
+        bind one.
     """
     configure_logs("gateway", level=settings.log_level)
     (settings.data_dir / "run").mkdir(parents=True, exist_ok=True)

@@ -20,15 +20,23 @@ class Settings(BaseSettings):
     api_port: int = Field(8000, ge=0, le=65535, description="Port that the gateway listens on; 0 takes a free one.")
     api_title: str = Field("Shadow MLOps API", description="Title of the API documentation.")
     api_workers: int = Field(1, ge=1, le=64, description="Gateway worker processes.")
-    model_champion_version: str = Field("", description="Serve this version as champion whatever the registry's alias says.")
-    model_challenger_version: str = Field("", description="Shadow this version as challenger whatever the registry's alias says.")
+    model_champion_version: str = Field(
+        "", description="Serve this version as champion whatever the registry's alias says."
+    )
+    model_challenger_version: str = Field(
+        "", description="Shadow this version as challenger whatever the registry's alias says."
+    )
     drift_psi_threshold: float = Field(0.3, gt=0, description="PSI above which a feature has drifted.")
     drift_check_interval_hours: float = Field(24, gt=0, description="Hours between checks for retraining.")
     rate_limit_enabled: bool = Field(True, description="Limit requests per client.")
     rate_limit_requests: int = Field(60_000, ge=1, description="Requests that one client may make per window.")
     rate_limit_window_seconds: int = Field(60, ge=1, description="Length of the rate limit's window.")
-    operator_token: SecretStr = Field(SecretStr(""), description="Bearer token of operators; empty: generated into DATA_DIR.")
-    deployment_file: Path = Field(Path("shadow.yaml"), description="Deployment file; where it is absent, the bundled example.")
+    operator_token: SecretStr = Field(
+        SecretStr(""), description="Bearer token of operators; empty: generated into DATA_DIR."
+    )
+    deployment_file: Path = Field(
+        Path("shadow.yaml"), description="Deployment file; where it is absent, the bundled example."
+    )
     data_dir: Path = Field(Path(".shadow"), description="Where the log, the models and the registry live.")
     event_log_sync: Literal["normal", "full"] = Field(
         "normal", description="full: an answer leaves only when its event survives a loss of power."
@@ -39,7 +47,9 @@ class Settings(BaseSettings):
     max_batch_rows: int = Field(1000, ge=1, description="Most instances in one batch request.")
     segment_bytes: int = Field(64 * 2**20, ge=65536, description="Bytes after which a log segment is sealed.")
     challenger_batch_rows: int = Field(256, ge=1, description="Most rows in one micro-batch of a challenger.")
-    challenger_memory_mb: int = Field(2048, ge=128, description="Resident memory at which a challenger's scorer is replaced.")
+    challenger_memory_mb: int = Field(
+        2048, ge=128, description="Resident memory at which a challenger's scorer is replaced."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level of log lines.")
 
     @property

@@ -57,12 +57,18 @@ class Supervisor:
         Called once, with the URL, when the first answer can be given.
     """
 
-    def __init__(self, settings: Settings, *, watch: Sequence[Path] = (), on_ready: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        watch: Sequence[Path] = (),
+        on_ready: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
         self._run = settings.data_dir / "run"
         self._run.mkdir(parents=True, exist_ok=True)
         self._listener = bind(settings.api_host, settings.api_port)
-        self._watch = list(watch)
+        self._watch = [path.resolve() for path in watch]
         self._on_ready = on_ready
         self._members: dict[str, Member] = {}
         self._leaving: list[tuple[Member, float]] = []
@@ -93,7 +99,7 @@ class Supervisor:
         self._add(Member("monitor", "shadow_mlops.processes.monitor", []))
         tasks = [asyncio.create_task(self._announce())]
         if self._watch:
-            tasks.append(asyncio.create_task(self._reload()))
+            tasks.append(asyncio.create_task(self._reload(self._settings.deployment_file.resolve())))
         while not self._stopping:
             self._follow_challengers()
             for member in self._members.values():
@@ -166,7 +172,9 @@ class Supervisor:
 
     def _publish(self) -> None:
         pids = {"supervisor": os.getpid()}
-        pids |= {m.name: m.process.pid for m in self._members.values() if m.process is not None and m.process.poll() is None}
+        pids |= {
+            m.name: m.process.pid for m in self._members.values() if m.process is not None and m.process.poll() is None
+        }
         gateway = self._gateway_word()
         pids |= gateway.get("children", {})
         if pids != self._published:
@@ -180,19 +188,22 @@ class Supervisor:
             return {}  # the gateway's parent has not spoken yet
 
     async def _announce(self) -> None:
-        while not any(self._gateway_word().get("generations", {}).values()):  # noqa: ASYNC110 - another process's file cannot signal an event
+        while not any(self._gateway_word().get("generations", {}).values()):
             await asyncio.sleep(TICK_SECONDS)
         host = "localhost" if self._settings.api_host in {"0.0.0.0", "::"} else self._settings.api_host  # noqa: S104
         self._on_ready(f"http://{host}:{self.port}")
 
-    async def _reload(self) -> None:
+    async def _reload(self, deployment_file: Path) -> None:
         async for changed in _changes(self._watch):
-            file = self._settings.deployment_file
-            if file.resolve() in changed:
+            file = deployment_file
+            if file in changed:
                 try:
                     load_deployment(file)
                 except DeploymentError as error:
-                    log.error("the changed deployment file is refused, the running one stays in force", reason=str(error))
+                    log.error(
+                        "the changed deployment file is refused, the running one stays in force",
+                        reason=str(error),
+                    )
                     write_word(self._run / "deployment.json", {"status": "failed", "detail": str(error)})
                     continue
                 write_word(self._run / "deployment.json", {"status": "ok", "detail": str(file)})
@@ -228,7 +239,7 @@ async def _changes(paths: Sequence[Path]) -> AsyncIterator[set[Path]]:
         return
     watched = PythonFilter(extra_extensions=[".yaml", ".yml"])
     async for changes in awatch(*paths, watch_filter=watched):
-        yield {Path(path).resolve() for _, path in changes}
+        yield {Path(path) for _, path in changes}
 
 
 def run(settings: Settings, *, watch: Sequence[Path] = (), on_ready: Callable[[str], None] = lambda _: None) -> int:

@@ -1,4 +1,4 @@
-"""One gateway worker: ``python -m shadow_mlops.processes.worker LISTEN_FD CHANNEL_FD``, started by the gateway's parent."""
+"""One gateway worker: ``python -m shadow_mlops.processes.worker LISTEN_FD CHANNEL_FD``, as its parent starts it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ log = structlog.get_logger()
 
 
 def _identity(run: Path, held: contextlib.ExitStack) -> str:
-    # The lowest free number, held by a lock: a restarted worker goes on with its predecessor's counters, two live ones never share any.
+    # The lowest free number, held by a lock: a restarted worker goes on with its predecessor's counters, two live
+    # ones never share any.
     for number in range(1024):
         with contextlib.suppress(ConflictError):
             held.enter_context(only_one(run / f"gateway-{number}.lock", f"gateway worker {number}"))

@@ -1,7 +1,8 @@
 """The metrics of one process, and the merged text of all processes of the host.
 
-Each process owns memory-mapped files named after its *identity* (``gateway-0``, ``challenger-NAME``, ``monitor``), not after
-its process id: a restarted process goes on with its counters, and a crash loop leaves one set of files, not thousands.
+Each process owns memory-mapped files named after its *identity* (``gateway-0``, ``challenger-NAME``, ``monitor``), not
+after its process id: a restarted process goes on with its counters, and a crash loop leaves one set of files, not
+thousands.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -52,7 +55,8 @@ class Metrics:
 
 
 def _reserve(directory: Path, identity: str) -> None:
-    # A sparse file on a full disk kills the process that touches a new page of it (SIGBUS): take the blocks now, or fail here with a message.
+    # A sparse file on a full disk kills the process that touches a new page of it (SIGBUS): take the blocks now, or
+    # fail here with a message.
     directory.mkdir(parents=True, exist_ok=True)
     for kind in _KINDS:
         with (directory / f"{kind}_{identity}.db").open("a+b") as file:
@@ -78,7 +82,7 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
     else:
         _reserve(directory, identity)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-        values.ValueClass = values.MultiProcessValue(process_identifier=lambda: identity)
+        values.ValueClass = values.MultiProcessValue(process_identifier=lambda: identity)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
     who = ("model", "version", "role")
 
@@ -88,57 +92,118 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
     def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(name, text, labels, registry=registry, multiprocess_mode="mostrecent")
 
-    def histogram(name: str, text: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = LATENCY_BUCKETS) -> Histogram:
+    def histogram(
+        name: str, text: str, labels: tuple[str, ...] = (), buckets: tuple[float, ...] = LATENCY_BUCKETS
+    ) -> Histogram:
         return Histogram(name, text, labels, registry=registry, buckets=buckets)
 
     return Metrics(
         registry=registry,
         predictions=counter("predictions_total", "Predictions made.", who),
-        latency=histogram("prediction_latency_seconds", "Champion: receipt to answer. Challenger: its micro-batch, per row.", who),
+        latency=histogram(
+            "prediction_latency_seconds",
+            "Champion: receipt to answer. Challenger: its micro-batch, per row.",
+            who,
+        ),
         requests=counter("shadow_http_requests_total", "Responses by route and status.", ("route", "status")),
         rows_per_flush=histogram(
-            "shadow_rows_per_flush", "Predictions answered by one model run.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+            "shadow_rows_per_flush",
+            "Predictions answered by one model run.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
         ),
         append_seconds=histogram(
             "shadow_log_append_seconds",
             "One append to the event log.",
-            buckets=(5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 0.1, 1.0),
+            buckets=(
+                5e-6,
+                1e-5,
+                2.5e-5,
+                5e-5,
+                1e-4,
+                2.5e-4,
+                5e-4,
+                1e-3,
+                2.5e-3,
+                5e-3,
+                1e-2,
+                2.5e-2,
+                0.1,
+                1.0,
+            ),
         ),
-        events_lost=counter("shadow_events_lost_total", "Answered predictions that the log could not take.", ("stream",)),
+        events_lost=counter(
+            "shadow_events_lost_total", "Answered predictions that the log could not take.", ("stream",)
+        ),
         rate_limited=counter("shadow_rate_limited_total", "Requests refused by the rate limit."),
         outcomes_accepted=counter("shadow_outcomes_accepted_total", "Outcomes accepted; matching comes later."),
         model_swaps=counter("shadow_model_swaps_total", "Champion changes in this process.", ("result",)),
         serving_generation=gauge("shadow_serving_generation", "Generation of serving.json in force.", ("process",)),
-        shadow_events=counter("shadow_results_total", "Events by what became of them at the challenger.", ("challenger", "version", "status")),
+        shadow_events=counter(
+            "shadow_results_total",
+            "Events by what became of them at the challenger.",
+            ("challenger", "version", "status"),
+        ),
         shadow_batch_seconds=histogram("shadow_batch_seconds", "One micro-batch of a challenger.", ("challenger",)),
-        shadow_restarts=counter("shadow_scorer_restarts_total", "Scorer processes replaced, by reason.", ("challenger", "reason")),
-        shadow_lag_events=gauge("shadow_lag_events", "Sampled events the challenger has not accounted for.", ("challenger",)),
+        shadow_restarts=counter(
+            "shadow_scorer_restarts_total", "Scorer processes replaced, by reason.", ("challenger", "reason")
+        ),
+        shadow_lag_events=gauge(
+            "shadow_lag_events", "Sampled events the challenger has not accounted for.", ("challenger",)
+        ),
         shadow_lag_seconds=gauge("shadow_lag_seconds", "Age of the oldest of them.", ("challenger",)),
-        accounting=gauge("shadow_accounting_events", "sampled = paired + timed_out + shed + errored + pending.", ("challenger", "state")),
+        accounting=gauge(
+            "shadow_accounting_events",
+            "sampled = paired + timed_out + shed + errored + pending.",
+            ("challenger", "state"),
+        ),
         log_bytes=gauge("shadow_log_bytes", "Bytes of the event log.", ("stream",)),
         log_rows=gauge("shadow_log_rows", "Rows ever appended.", ("stream",)),
         log_segments=gauge("shadow_log_segments", "Segment files.", ("stream",)),
-        segments_removed=counter("shadow_log_segments_removed_total", "Segments removed, by reason.", ("stream", "reason")),
+        segments_removed=counter(
+            "shadow_log_segments_removed_total", "Segments removed, by reason.", ("stream", "reason")
+        ),
         frames_set_aside=counter("shadow_log_set_aside_bytes_total", "Bytes that were no valid frame.", ("stream",)),
         repeated_request_ids=gauge("shadow_repeated_request_ids", "Predictions whose request id had been seen before."),
-        model_prediction_count=gauge("model_prediction_count", "Predictions by model version, champion or challenger.", ("version",)),
+        model_prediction_count=gauge(
+            "model_prediction_count", "Predictions by model version, champion or challenger.", ("version",)
+        ),
         process_restarts=counter("shadow_process_restarts_total", "Processes restarted by their parent.", ("process",)),
     )
+
+
+def observe_many(histogram: Histogram, seconds: NDArray[np.float64]) -> None:
+    """Observe n values at the cost of a few.
+
+    One :meth:`Histogram.observe` takes 1.5 µs in a shared file, and the values of one flush fall into one or two buckets:
+    observing them one by one was 16 % of a prediction.
+
+    Parameters
+    ----------
+    histogram
+        With its labels set.
+    seconds
+        float64 (n,).
+    """
+    buckets = histogram._buckets  # noqa: SLF001 - the library has no call for many values; a test holds this to observe()
+    histogram._sum.inc(float(seconds.sum()))  # noqa: SLF001
+    where, counts = np.unique(np.searchsorted(histogram._upper_bounds, seconds), return_counts=True)  # noqa: SLF001
+    for index, count in zip(where.tolist(), counts.tolist(), strict=True):
+        buckets[index].inc(count)
 
 
 def merged_text(directory: Path) -> bytes:
     """Prometheus text of all processes that keep their metrics in the folder."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(directory))
+    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
     return generate_latest(registry)
 
 
 def merged_samples(directory: Path) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Sample name and sorted labels -> value, over all processes that keep their metrics in the folder."""
     registry = CollectorRegistry()
-    collector = MultiProcessCollector(registry, path=str(directory))
+    collector = MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in collector.collect()
+        for family in collector.collect()  # type: ignore[no-untyped-call]
         for sample in family.samples
     }
