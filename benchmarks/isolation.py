@@ -1,9 +1,9 @@
 """What a client notices of a challenger: the champion's p99, open loop, as challengers behave and misbehave.
 
-Everything, challengers too, is pinned to core 0, the client to core 1. The load is 30 % of the capacity, which is
-measured first. One gateway runs throughout; between rounds ``serving.json`` names another challenger, whose
-process the supervisor starts. The faults are real model runtimes: they hang, abort, burn CPU on threads of their
-own, or leak 64 MiB with each batch.
+Everything, challengers too, is pinned to core 0, the client to core 1. The load is 30 % of the capacity, which
+is measured first. One gateway runs throughout; between rounds ``serving.json`` names another challenger, whose
+process the supervisor starts. The faults are real model runtimes: they hang, abort, burn CPU on threads of
+their own, or leak 64 MiB with each batch.
 
     python benchmarks/isolation.py --rounds 9 --write
 """
@@ -32,8 +32,10 @@ import wrk
 from shadow_mlops.cli.loadclient import Exchange, Pool, run_schedule
 from shadow_mlops.cli.trafficrows import example_rows
 
+sys.path.insert(0, str(report.ROOT / "tests"))
 sys.path.insert(0, str(report.ROOT / "tests" / "chaos"))
 from faults import KINDS, RUNTIMES, plant
+
 from system import System, trained_example, wait_for
 
 SHARE = 0.3
@@ -120,9 +122,7 @@ def measure(options: argparse.Namespace) -> tuple[float, float, dict[str, Rounds
         }
         data = trained_example(scratch / "data")
         system = stack.enter_context(System(data, core=SERVER_CORE, environment=environment).running())
-        good = wait_for(
-            lambda: system.serving()["challengers"].get("challenger"), "no challenger is published"
-        )
+        good = wait_for(lambda: system.serving()["challengers"].get("challenger"), "no challenger is published")
         directories = {"healthy": good, **{kind: plant(data, good, kind) for kind in KINDS}}
         os.kill(system.pids()["resolver"], signal.SIGSTOP)  # it would take back what is published below
         stack.callback(os.kill, system.pids()["resolver"], signal.SIGCONT)
@@ -149,9 +149,7 @@ def measure(options: argparse.Namespace) -> tuple[float, float, dict[str, Rounds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--settle", type=float, default=1.5, help="seconds of load before each measurement")
@@ -183,9 +181,7 @@ def main() -> None:
     )
     worst = max(median for median, _, _ in intervals.values())
     failed = sum(rounds.failed for rounds in seen.values())
-    print(
-        f"worst median ratio {worst:.3f} (required: at most {LIMIT}); failed answers {failed} (required: 0)"
-    )
+    print(f"worst median ratio {worst:.3f} (required: at most {LIMIT}); failed answers {failed} (required: 0)")
     print(f"healthy challenger paired {paired:.2%} of what it was sent (required: at least 95 %)")
     if options.write:
         figures: dict[str, object] = {

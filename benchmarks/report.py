@@ -44,12 +44,8 @@ def machine() -> dict[str, object]:
 def commit() -> str:
     """Commit of the checkout, ``+changes`` where it has any."""
     git = ["git", "-C", str(ROOT)]
-    name = subprocess.run(
-        [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    changed = subprocess.run(
-        [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-    ).stdout
+    name = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
     return name + ("+changes" if changed.strip() else "")
 
 
@@ -84,9 +80,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
-def median_interval(
-    values: Sequence[float], seed: int, confidence: float = 0.95
-) -> tuple[float, float, float]:
+def median_interval(values: Sequence[float], seed: int, confidence: float = 0.95) -> tuple[float, float, float]:
     """Median, and the percentile-bootstrap interval of it."""
     data = np.asarray(values, dtype=np.float64)
     draws = np.random.default_rng(seed).integers(0, len(data), size=(10_000, len(data)))

@@ -22,7 +22,7 @@ from pathlib import Path
 import report
 import wrk
 
-sys.path.insert(0, str(report.ROOT / "tests" / "chaos"))
+sys.path.insert(0, str(report.ROOT / "tests"))
 from system import System, free_port, trained_example, wait_for_http
 
 CONNECTIONS = 64
@@ -55,9 +55,7 @@ def measure(rounds: int, seconds: float, seed: int) -> dict[str, list[wrk.Load]]
         script = wrk.write_script(scratch, seed=seed)
         data = trained_example(scratch / "data")
         system = stack.enter_context(
-            System(
-                data, workers=1, core=SERVER_CORE, environment={"RATE_LIMIT_REQUESTS": "1000000000"}
-            ).running()
+            System(data, workers=1, core=SERVER_CORE, environment={"RATE_LIMIT_REQUESTS": "1000000000"}).running()
         )
         usual = {"MLFLOW_TRACKING_URI": system.tracking_uri, "SHADOW_LINES": str(scratch / "shadow.jsonl")}
         urls = {
@@ -82,9 +80,7 @@ def measure(rounds: int, seconds: float, seed: int) -> dict[str, list[wrk.Load]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=20261122)
@@ -97,10 +93,7 @@ def main() -> None:
     report.table(
         f"/predict, {CONNECTIONS} connections, one core, {options.rounds} interleaved rounds, median (range)",
         ["server", "answers/s", "p99 ms"],
-        [
-            [name, report.spread(rates[name], 0), report.spread([x.p99_ms for x in loads[name]], 1)]
-            for name in loads
-        ],
+        [[name, report.spread(rates[name], 0), report.spread([x.p99_ms for x in loads[name]], 1)] for name in loads],
     )
     print(f"gateway / bare ASGI      {report.spread(to_bare)}   (required: at least 0.5)")
     print(f"gateway / usual FastAPI  {report.spread(to_usual, 1)}   (required: at least 10)")

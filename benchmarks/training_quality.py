@@ -61,9 +61,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
     """Exact two-sided p-value: under the null each discordant row is a fair coin."""
     n, k = first_only + second_only, min(first_only, second_only)
     tail = sum(math.comb(n, i) for i in range(k + 1))
-    return min(
-        1.0, float(2 * tail / 2**n) if n < 1000 else math.exp(math.log(2) + math.log(tail) - n * math.log(2))
-    )
+    return min(1.0, float(2 * tail / 2**n) if n < 1000 else math.exp(math.log(2) + math.log(tail) - n * math.log(2)))
 
 
 def measure(seed: int) -> Quality:
@@ -96,12 +94,8 @@ def measure(seed: int) -> Quality:
 def commit() -> str:
     """Commit of the working tree, with ``+`` if it has changes."""
     git = ["git", "-C", str(Path(__file__).parent)]
-    head = subprocess.run(
-        [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    dirty = subprocess.run(
-        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
-    )
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    dirty = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     return head + ("+" if dirty.stdout else "")
 
 

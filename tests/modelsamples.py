@@ -67,9 +67,7 @@ def _encoded(numbers: object, strings: object) -> ColumnTransformer:
 
 
 def linear_steps() -> ColumnTransformer:
-    filled = Pipeline(
-        [("fill", SimpleImputer(strategy="median", add_indicator=True)), ("scale", StandardScaler())]
-    )
+    filled = Pipeline([("fill", SimpleImputer(strategy="median", add_indicator=True)), ("scale", StandardScaler())])
     return _encoded(filled, OneHotEncoder(handle_unknown="ignore", sparse_output=False))
 
 
@@ -84,7 +82,9 @@ def estimator(kind: str, task: str = "binary") -> Pipeline:
         model = Ridge() if regression else LogisticRegression(max_iter=1000)
         steps = linear_steps()
     elif kind == "boosting":
-        model = (HistGradientBoostingRegressor if regression else HistGradientBoostingClassifier)(max_iter=40, random_state=1)
+        model = (HistGradientBoostingRegressor if regression else HistGradientBoostingClassifier)(
+            max_iter=40, random_state=1
+        )
         steps = tree_steps()
     else:
         from lightgbm import LGBMClassifier, LGBMRegressor

@@ -21,9 +21,7 @@ CURL = {"tenure": 24, "monthly_charges": 75.50, "contract_type": 1, "num_support
 
 
 def customers(rows, seed=1, missing=0.0):
-    return prepare(
-        pa.table(generate(rows, seed=seed, missing=missing).columns()), target=TARGET, entity=ENTITY
-    )
+    return prepare(pa.table(generate(rows, seed=seed, missing=missing).columns()), target=TARGET, entity=ENTITY)
 
 
 def messy(task, rows=1200, seed=0):
@@ -195,9 +193,7 @@ def test_multiclass_and_regression_metrics_are_the_textbooks():
     assert found["accuracy"] == 0.75
     assert found["log_loss"] == pytest.approx(-np.log([0.8, 0.4, 0.7, 0.6]).mean())
     assert found["auc"] == 1.0
-    line = held_out_metrics(
-        "regression", np.array([1.0, 2.0, 3.0]), np.array([[1.0], [2.0], [5.0]]), [], None
-    )
+    line = held_out_metrics("regression", np.array([1.0, 2.0, 3.0]), np.array([[1.0], [2.0], [5.0]]), [], None)
     assert line == pytest.approx({"rmse": math.sqrt(4 / 3), "mae": 2 / 3, "r2": 1 - 4 / 2})
 
 
@@ -232,9 +228,7 @@ def test_the_deployment_file_says_what_the_data_says(task):
 def test_the_deployment_file_lets_clients_send_the_columns_that_no_model_uses():
     data = messy("binary").table
     notes = pa.array([f"note {i}" for i in range(data.num_rows)])
-    text = deployment_text(
-        "m", prepare(data.append_column("notes", notes), target="y", entity="who"), defaults={}
-    )
+    text = deployment_text("m", prepare(data.append_column("notes", notes), target="y", entity="who"), defaults={})
     assert parse_deployment(text).unknown_fields == "ignore"
     assert "no model uses are notes." in text
 

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
+from typing import Self
 
 import uvloop
 
@@ -53,7 +54,7 @@ class Load:
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"load-{prefix}")
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self._thread.start()
         self._started.wait()
         return self

@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from frame_checker import request_ids
 from load import Load, example_bodies
+
+from frame_checker import request_ids
 from system import System, wait_for
 
 pytestmark = pytest.mark.chaos

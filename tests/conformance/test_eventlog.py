@@ -145,9 +145,7 @@ def test_outcomes_come_back_as_they_went_in(bench: Bench) -> None:
 
 
 def test_a_frame_that_only_sheds_is_read_once(bench: Bench) -> None:
-    of = ResultSchema(
-        deployment="d", challenger="c", model="m", version="3", registry_version="2", outputs=("value",)
-    )
+    of = ResultSchema(deployment="d", challenger="c", model="m", version="3", registry_version="2", outputs=("value",))
 
     def shed(first: int) -> ResultBatch:
         return ResultBatch(
@@ -212,9 +210,7 @@ def test_schemas_may_alternate(bench: Bench) -> None:
         {"origins": np.zeros((1, 2), dtype=np.uint8)},
     ],
 )
-def test_arrays_that_do_not_fit_are_refused_and_nothing_is_written(
-    bench: Bench, wrong: dict[str, Any]
-) -> None:
+def test_arrays_that_do_not_fit_are_refused_and_nothing_is_written(bench: Bench, wrong: dict[str, Any]) -> None:
     appender = bench.log.appender(EVENTS, writer="w")
     with pytest.raises(ValueError):
         appender.append(events(["a"], **wrong))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import modelsamples as samples
 import numpy as np
 import pytest
 
+import modelsamples as samples
 from shadow_mlops.domain.errors import ModelRefusedError, PredictionError
 from shadow_mlops.domain.features import Feature, Signature
 from shadow_mlops.domain.models import ModelCard
@@ -41,7 +41,11 @@ def booster(task):
 
 
 CASES = [
-    *(pytest.param(("onnx", kind, task), id=f"onnx-{kind}-{task}") for kind in ("linear", "boosting") for task in TASKS),
+    *(
+        pytest.param(("onnx", kind, task), id=f"onnx-{kind}-{task}")
+        for kind in ("linear", "boosting")
+        for task in TASKS
+    ),
     *(
         pytest.param(("onnx", "lightgbm", task), id=f"onnx-lightgbm-{task}", marks=pytest.mark.needs_lightgbm)
         for task in TASKS
@@ -154,7 +158,9 @@ def test_a_value_at_its_threshold_stays_on_its_side(tmp_path):
 
     values = np.round(np.random.default_rng(0).uniform(20, 120, 20_000), 2)
     table = pd.DataFrame({"charges": values})
-    model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.5).fit(table, (values * 7 % 3 > 1.5).astype(int))
+    model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.5).fit(
+        table, (values * 7 % 3 > 1.5).astype(int)
+    )
     signature = Signature((Feature("charges"),))
     rows = Rows(values.reshape(-1, 1), np.empty((len(values), 0), dtype=object))
     made = export(tmp_path, estimator=model, rows=rows, card=card("binary", signature))

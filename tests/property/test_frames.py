@@ -28,9 +28,7 @@ from shadow_mlops.eventlog.tombstones import Tombstone
 SIZES = (1, 3, 1, 8, 2, 1, 5)
 TOTAL = sum(SIZES)
 ACTIONS = ["append0", "append1", "append2", "beat0", "beat1", "beat2", "poll", "close1", "open1"]
-RELAXED = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+RELAXED = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def _damaged_log(damage: Any, *, close: bool) -> tuple[Path, int, Path]:
@@ -161,9 +159,7 @@ def test_a_living_writer_is_read_past_damage(place: float, change: int, ahead: i
         seen += read_all(tail)
     appender.close()
     seen += read_all(tail)
-    assert [item.first for item in seen] == list(
-        itertools.accumulate((item.count for item in seen[:-1]), initial=0)
-    )
+    assert [item.first for item in seen] == list(itertools.accumulate((item.count for item in seen[:-1]), initial=0))
     assert sum(item.count for item in seen) == 5 + ahead
     lost = sum(item.count for item in seen if isinstance(item, Gone))
     assert ids_of(seen) == [str(i.first) for i in seen if isinstance(i, Frame)]
@@ -174,9 +170,7 @@ def test_a_living_writer_is_read_past_damage(place: float, change: int, ahead: i
 @RELAXED
 @given(
     st.lists(
-        st.sampled_from(
-            ["append0", "append1", "append2", "beat0", "beat1", "beat2", "poll", "close1", "open1"]
-        ),
+        st.sampled_from(["append0", "append1", "append2", "beat0", "beat1", "beat2", "poll", "close1", "open1"]),
         max_size=60,
     )
 )

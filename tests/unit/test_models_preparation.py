@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-import modelsamples as samples
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+import modelsamples as samples
 from shadow_mlops.domain.errors import ModelRefusedError
 from shadow_mlops.models.loading import load_model
 from shadow_mlops.models.preparation import prepare
@@ -32,14 +33,7 @@ def save(folder, flavor, model, **more):
 
 def test_a_pipeline_logged_by_mlflow_alone_serves(tmp_path):
     original = samples.estimator("boosting", "multiclass")
-    trusted = ["sklearn.compose._column_transformer._RemainderColsList"]
-    import skops.io
-
-    trusted = skops.io.get_untrusted_types(data=skops.io.dumps(original))
-    saved = save(
-        tmp_path / "m", "sklearn", original, input_example=samples.frame().head(20), serialization_format="skops",
-        skops_trusted_types=trusted,
-    )  # fmt: skip
+    saved = save_skops(tmp_path / "m", original, input_example=samples.frame().head(20))
     registry, version = register_folder(tmp_path, saved)
     model = load_model(prepare(registry, version, data_dir=tmp_path / "data"))
     rows = samples.rows()
@@ -53,10 +47,7 @@ def test_a_pipeline_logged_by_mlflow_alone_serves(tmp_path):
 
 
 def test_agreement_is_checked_on_recorded_traffic_where_there_is_some(tmp_path):
-    saved = save(
-        tmp_path / "m", "sklearn", samples.estimator("linear"), input_example=samples.frame().head(2),
-        serialization_format="skops",
-    )  # fmt: skip
+    saved = save_skops(tmp_path / "m", samples.estimator("linear"), input_example=samples.frame().head(2))
     registry, version = register_folder(tmp_path, saved, {VERSION_TAG: "7.0"})
     asked = []
 
@@ -90,14 +81,18 @@ def test_untrusted_types_are_refused_by_name(tmp_path):
     import skops.io
     from sklearn.preprocessing import FunctionTransformer
 
-    saved = save(
-        tmp_path / "m", "sklearn", samples.estimator("linear"), input_example=samples.frame().head(5),
-        serialization_format="skops",
-    )  # fmt: skip
+    saved = save_skops(tmp_path / "m", samples.estimator("linear"), input_example=samples.frame().head(5))
     skops.io.dump(FunctionTransformer(os.system), saved / "model.skops")
     registry, version = register_folder(tmp_path, saved)
     with pytest.raises(ModelRefusedError, match=r"not trusted.*system"):
         prepare(registry, version, data_dir=tmp_path / "data", allow_pickle=True)
+
+
+def save_skops(folder, model, **more):
+    import skops.io
+
+    trusted = skops.io.get_untrusted_types(data=skops.io.dumps(model))
+    return save(folder, "sklearn", model, serialization_format="skops", skops_trusted_types=trusted, **more)
 
 
 def onnx_of(estimator, signature_width, zipmap):
@@ -186,9 +181,16 @@ def test_what_cannot_be_served_is_refused_with_its_reason(tmp_path):
     inputs = json.dumps([{"name": "when", "type": "datetime"}])
     saved = flavor_only(tmp_path / "dates", {"sklearn": {}}, signature={"inputs": inputs})
     registry, version = register_folder(tmp_path, saved)
-    with pytest.raises(ModelRefusedError, match="'when'.*datetime"):
+    with pytest.raises(ModelRefusedError, match=r"'when'.*datetime"):
         prepare(registry, version, data_dir=tmp_path / "data")
     assert not any((tmp_path / "data" / "models" / "churn").iterdir())
+
+
+def test_a_malformed_description_is_refused_not_fatal(tmp_path):
+    saved = flavor_only(tmp_path / "m", {"sklearn": {}}, signature={"inputs": "[[1]]"})
+    registry, version = register_folder(tmp_path, saved)
+    with pytest.raises(ModelRefusedError, match="not understood"):
+        prepare(registry, version, data_dir=tmp_path / "data")
 
 
 def test_artefacts_may_not_point_outside_of_their_folder(tmp_path):
@@ -221,12 +223,13 @@ mlflow.create_experiment("theirs", artifact_location=sys.argv[2])
 mlflow.set_experiment("theirs")
 with mlflow.start_run():
     mlflow.sklearn.log_model(samples.estimator("linear"), name="model", input_example=samples.frame().head(8),
-        registered_model_name="churn", serialization_format="skops", pip_requirements=[])
+        registered_model_name="churn", serialization_format="skops", skops_trusted_types=["numpy.dtype"],
+        pip_requirements=[])
 """
     registry = samples.registry_in(tmp_path)
     where = (tmp_path / "theirs").as_uri()
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, registry.tracking_uri, where, str(samples.__file__).rpartition("/")[0]],
+        [sys.executable, "-W", "ignore", "-c", code, registry.tracking_uri, where, str(Path(samples.__file__).parent)],
         check=True, capture_output=True,
     )  # fmt: skip
     version = registry.version("churn", "1")

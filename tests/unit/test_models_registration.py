@@ -4,11 +4,11 @@ import json
 import subprocess
 import sys
 
-import modelsamples as samples
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import modelsamples as samples
 from shadow_mlops.domain.errors import ConflictError, ModelNotFoundError, ModelRefusedError, RegistryError
 from shadow_mlops.models.loading import load_model
 from shadow_mlops.models.preparation import prepare

@@ -16,7 +16,7 @@ import structlog
 from shadow_mlops.domain.events import Status
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.eventlog.records import ResultBatch
-from shadow_mlops.telemetry.metrics import Metrics
+from shadow_mlops.telemetry.metrics import Metrics, observe_many
 
 log = structlog.get_logger()
 
@@ -71,9 +71,7 @@ class Reporter:
         if len(paired):
             who = (schema.model, schema.version, "challenger")
             metrics.predictions.labels(*who).inc(len(paired))
-            latency = metrics.latency.labels(*who)
-            for microseconds in paired.tolist():
-                latency.observe(microseconds / 1e6)
+            observe_many(metrics.latency.labels(*who), paired / 1e6)
         tried = batch.latencies[batch.statuses != Status.UNSAMPLED]
         if len(tried):
             metrics.shadow_batch_seconds.labels(self._challenger).observe(float(tried.sum()) / 1e6)
@@ -115,13 +113,7 @@ class Reporter:
             return False
         self._next = time.monotonic() + _EVERY
         lag = backlog()
-        detail = self._refused or trouble
-        if wanted is None:
-            state: State = "idle"
-        elif detail or (card is not None and card != wanted):
-            state = "degraded" if detail else "loading"
-        else:
-            state = "ok" if card is not None else "loading"
+        state, detail = self._state(card, wanted, trouble)
         self._write(
             Heartbeat(
                 at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -134,6 +126,16 @@ class Reporter:
             )
         )
         return True
+
+    def _state(self, card: ModelCard | None, wanted: ModelCard | None, trouble: str) -> tuple[State, str]:
+        if wanted is None:
+            return "idle", "no version has its alias"
+        problem = self._refused or trouble
+        if problem:
+            return "degraded", problem
+        if card != wanted:
+            return "loading", f"version {wanted.version} is being loaded"
+        return "ok", ""
 
     def _write(self, heartbeat: Heartbeat) -> None:
         temporary = self._path.with_suffix(".tmp")

@@ -102,16 +102,6 @@ def train_example(registry: Registry, directory: Path, *, step: Step = quiet) ->
     return Outcome(cards=cards, deployment_file=path, notes=())
 
 
-def example_is_ready(registry: Registry, directory: Path) -> bool:
-    """Whether both example versions are registered, a champion is named and the deployment file is there."""
-    try:
-        named = registry.aliases(EXAMPLE_NAME)
-    except ModelNotFoundError:
-        return False
-    registered = all(_tagged(registry, EXAMPLE_NAME, human) for human in EXAMPLE_VERSIONS.values())
-    return registered and "champion" in named and (directory / "shadow.yaml").is_file()
-
-
 def train_and_register(
     registry: Registry,
     rows: Split,

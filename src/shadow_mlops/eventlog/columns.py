@@ -176,11 +176,8 @@ class _Reader:
 
     def texts(self, tag: Tag, count: int | None) -> list[str | None]:
         form, data = self._columns.get(tag, _ABSENT)
-        values: list[str | None]
-        if form == _SEPARATED:
-            values = [*_text(data).split(_SEPARATOR)]
-        else:
-            values = _unpack_texts(self.raw(tag, Form.TEXTS))
+        values: list[str | None] = []
+        values += _text(data).split(_SEPARATOR) if form == _SEPARATED else _unpack_texts(self.raw(tag, Form.TEXTS))
         if count is not None and len(values) != count:
             raise CorruptFrameError(f"column {tag.name} has {len(values)} values, not {count}")
         return values

@@ -63,20 +63,18 @@ def _household(rng: np.random.Generator, rows: int, wealth: Floats) -> Columns:
         "gender": np.where(rng.random(rows) < 0.5, "female", "male").astype(object),
         "senior_citizen": senior,
         "partner": partner,
-        "num_dependents": np.minimum(
-            rng.poisson(np.where(senior > 0, 0.08, 0.15 + 0.75 * partner)), 6
-        ).astype(np.float64),
+        "num_dependents": np.minimum(rng.poisson(np.where(senior > 0, 0.08, 0.15 + 0.75 * partner)), 6).astype(
+            np.float64
+        ),
         "location_cluster": rng.choice(len(_AREAS), size=rows, p=_AREAS).astype(np.float64),
         "customer_segment": np.array(["basic", "standard", "premium"], dtype=object)[segment],
     }
 
 
-def _contract(
-    rng: np.random.Generator, rows: int, loyalty: Floats, savvy: Floats, so_far: Columns
-) -> Columns:
-    contract = np.digitize(
-        loyalty + 0.25 * so_far["partner"] + 0.5 * rng.standard_normal(rows), [0.25, 0.95]
-    ).astype(np.float64)
+def _contract(rng: np.random.Generator, rows: int, loyalty: Floats, savvy: Floats, so_far: Columns) -> Columns:
+    contract = np.digitize(loyalty + 0.25 * so_far["partner"] + 0.5 * rng.standard_normal(rows), [0.25, 0.95]).astype(
+        np.float64
+    )
     centre = np.array([0.24, 0.56, 0.76])[contract.astype(np.intp)]
     tenure = np.ceil(72 * rng.beta(2.2 * centre, 2.2 * (1 - centre)))
     automatic = np.exp(0.4 * loyalty)
@@ -114,22 +112,16 @@ def _services(rng: np.random.Generator, rows: int, savvy: Floats, wealth: Floats
         ("device_protection", -0.8),
         ("tech_support", -1.2),
     ):
-        columns[name] = online * _flag(
-            rng, _logistic(offset + 0.3 * years + 0.3 * wealth - 0.3 * senior), rows
-        )
+        columns[name] = online * _flag(rng, _logistic(offset + 0.3 * years + 0.3 * wealth - 0.3 * senior), rows)
     viewer = rng.standard_normal(rows)
     for name in ("streaming_tv", "streaming_movies"):
-        columns[name] = online * _flag(
-            rng, _logistic(-0.6 + 1.2 * viewer + 0.12 * years + 0.4 * (internet == 2)), rows
-        )
+        columns[name] = online * _flag(rng, _logistic(-0.6 + 1.2 * viewer + 0.12 * years + 0.4 * (internet == 2)), rows)
     return columns
 
 
 def _charges(rng: np.random.Generator, rows: int, so_far: Columns) -> Columns:
     internet = so_far["internet_service"].astype(np.intp)
-    add_ons = sum(
-        so_far[n] for n in ("online_security", "online_backup", "device_protection", "tech_support")
-    )
+    add_ons = sum(so_far[n] for n in ("online_security", "online_backup", "device_protection", "tech_support"))
     streams = so_far["streaming_tv"] + so_far["streaming_movies"]
     price = (
         np.array([0.0, 25.0, 50.0])[internet]
@@ -144,15 +136,11 @@ def _charges(rng: np.random.Generator, rows: int, so_far: Columns) -> Columns:
     return {"monthly_charges": monthly, "total_charges": total}
 
 
-def _experience(
-    rng: np.random.Generator, rows: int, loyalty: Floats, savvy: Floats, so_far: Columns
-) -> Columns:
+def _experience(rng: np.random.Generator, rows: int, loyalty: Floats, savvy: Floats, so_far: Columns) -> Columns:
     internet = so_far["internet_service"]
     streams = so_far["streaming_tv"] + so_far["streaming_movies"]
     volume = np.exp(1.9 + 0.55 * internet + 0.35 * streams + 0.3 * savvy + 0.55 * rng.standard_normal(rows))
-    trouble = np.exp(
-        -0.25 + 0.3 * (internet == 2) - 0.35 * so_far["tech_support"] + 0.7 * rng.standard_normal(rows)
-    )
+    trouble = np.exp(-0.25 + 0.3 * (internet == 2) - 0.35 * so_far["tech_support"] + 0.7 * rng.standard_normal(rows))
     tickets = np.minimum(rng.poisson(trouble), 12).astype(np.float64)
     mood = 0.45 * loyalty - 0.18 * tickets + rng.standard_normal(rows)
     satisfaction = 1.0 + np.digitize(mood, [-1.75, -0.95, 0.0, 0.95])

@@ -19,9 +19,7 @@ from shadow_mlops.example.customers import Columns, Floats, draw_customers
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DRIFT_FEATURES = ("tenure", "monthly_charges", "num_support_tickets", "payment_method")
-_MEAN_GAP_MICROSECONDS = (
-    60e6  # a customer a minute: 1,440 a day, enough rows for the daily windows of drift checks
-)
+_MEAN_GAP_MICROSECONDS = 60e6  # a customer a minute: 1,440 a day, enough rows for the daily windows of drift checks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +126,7 @@ def generate(
     drifting = DRIFT_FEATURES if drift_features is None else tuple(drift_features)
     _check(rows, drift, concept_drift, missing, drifting)
     # Streams of their own: switching drift or missing values on leaves every other draw as it was.
-    base, label, shift, gaps, holes = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5)
-    )
+    base, label, shift, gaps, holes = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(5))
     drawn = draw_customers(base, rows)
     features = {column.name: drawn[column.name] for column in FEATURES}
     for column in FEATURES:
@@ -138,9 +134,7 @@ def generate(
             features[column.name] = _drifted(column, features[column.name], drift, shift)
     probability = churn_probability(features, concept_drift=concept_drift)
     churned = (label.random(rows) < probability).astype(np.int64)
-    times = round(start.timestamp() * 1e6) + np.cumsum(gaps.exponential(_MEAN_GAP_MICROSECONDS, rows)).astype(
-        np.int64
-    )
+    times = round(start.timestamp() * 1e6) + np.cumsum(gaps.exponential(_MEAN_GAP_MICROSECONDS, rows)).astype(np.int64)
     if missing > 0:
         features = {name: _with_holes(values, missing, holes) for name, values in features.items()}
     ids = [f"CUST-{number:03d}" for number in range(first_id, first_id + rows)]

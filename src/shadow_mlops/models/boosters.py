@@ -73,9 +73,7 @@ def _to_onnx(path: Path, card: ModelCard) -> bytes:
 
         from shadow_mlops.models.graphs import gather_blocks  # noqa: PLC0415
     except ImportError as error:
-        raise ConversionError(
-            f"{error.name} is absent: pip install 'shadow-mlops[train,lightgbm]'"
-        ) from error
+        raise ConversionError(f"{error.name} is absent: pip install 'shadow-mlops[train,lightgbm]'") from error
     try:
         inputs: Any = [("numbers", FloatTensorType([None, len(card.signature.names)]))]
         booster = lightgbm.Booster(model_file=str(path))

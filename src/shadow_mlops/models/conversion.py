@@ -70,9 +70,7 @@ def _converted(estimator: Any, signature: Signature, task: Task, thresholds: Thr
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = skl2onnx.convert_sklearn(
-                estimator, initial_types=inputs, options=options, target_opset=OPSET
-            )
+            model = skl2onnx.convert_sklearn(estimator, initial_types=inputs, options=options, target_opset=OPSET)
         scores = model.graph.output[-1].name  # a classifier's outputs are (label, probabilities)
         graph = gather_blocks(model, signature, scores, by_column=by_column, double=double)
         if thresholds is not None:

@@ -23,9 +23,7 @@ _IMPUTER = "SklearnSimpleImputer"
 @cache
 def register_converters() -> None:
     """Make the converters known to skl2onnx, once a process."""
-    update_registered_converter(
-        SimpleImputer, "ShadowSimpleImputer", _imputer_shape, _convert_imputer, overwrite=True
-    )
+    update_registered_converter(SimpleImputer, "ShadowSimpleImputer", _imputer_shape, _convert_imputer, overwrite=True)
     if find_spec("lightgbm") and find_spec("onnxmltools"):
         _register_lightgbm()
 

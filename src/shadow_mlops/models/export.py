@@ -35,9 +35,7 @@ Predict: TypeAlias = Callable[[NDArray[np.float64], NDArray[np.object_]], NDArra
 TOLERANCE = 1e-5
 
 
-def export(
-    directory: Path, *, estimator: Any, rows: Rows, card: ModelCard, tolerance: float = TOLERANCE
-) -> ModelCard:
+def export(directory: Path, *, estimator: Any, rows: Rows, card: ModelCard, tolerance: float = TOLERANCE) -> ModelCard:
     """Prepare a fitted estimator: its ONNX graph where that agrees, else the estimator itself.
 
     Parameters
@@ -119,9 +117,7 @@ def keep_export(
         log.warning("the ONNX export is not kept", model=card.name, version=card.version, reason=str(error))
         path.unlink(missing_ok=True)
         return str(error)
-    return write_prepared(
-        directory, msgspec.structs.replace(candidate, provenance={**notes, **found}), runtime, rows
-    )
+    return write_prepared(directory, msgspec.structs.replace(candidate, provenance={**notes, **found}), runtime, rows)
 
 
 class DisagreementError(Exception):
@@ -153,9 +149,7 @@ def agreement(
     """
     largest = difference(expected, served(rows.numbers, rows.strings))
     if largest > tolerance:
-        raise DisagreementError(
-            f"the largest difference is {largest:.3g} on {len(rows)} rows, above {tolerance:.3g}"
-        )
+        raise DisagreementError(f"the largest difference is {largest:.3g} on {len(rows)} rows, above {tolerance:.3g}")
     refused = []
     for kind, variant in unusual_rows(rows).items():
         try:
@@ -165,9 +159,7 @@ def agreement(
             continue
         apart = difference(wanted, served(variant.numbers, variant.strings))
         if apart > tolerance:
-            raise DisagreementError(
-                f"the difference is {apart:.3g} on rows with a {kind}, above {tolerance:.3g}"
-            )
+            raise DisagreementError(f"the difference is {apart:.3g} on rows with a {kind}, above {tolerance:.3g}")
         largest = max(largest, apart)
     notes = {
         "tolerance": f"{tolerance:g}",
@@ -209,7 +201,5 @@ def dump_skops(estimator: Any, path: Path) -> list[str]:
         skops.io.dump(estimator, path)
         found: list[str] = skops.io.get_untrusted_types(file=path)
     except Exception as error:  # skops fails in whatever way the estimator's state does
-        raise ModelRefusedError(
-            f"skops cannot store the estimator: {type(error).__name__}: {error}"
-        ) from error
+        raise ModelRefusedError(f"skops cannot store the estimator: {type(error).__name__}: {error}") from error
     return trusted_types(found)

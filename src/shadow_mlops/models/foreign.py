@@ -64,9 +64,7 @@ class Artefacts:
             if name in flavors:
                 return name, flavors[name]
         has = ", ".join(sorted(set(flavors) - {"python_function"})) or "python_function only"
-        raise ModelRefusedError(
-            f"its MLflow flavour cannot be served ({has}); these can: {', '.join(FLAVORS)}"
-        )
+        raise ModelRefusedError(f"its MLflow flavour cannot be served ({has}); these can: {', '.join(FLAVORS)}")
 
     def file(self, relative: object) -> Path:
         """A file of the artefacts; nothing outside of their folder.
@@ -99,9 +97,7 @@ def read_artefacts(folder: Path) -> Artefacts:
     return Artefacts(folder, described)
 
 
-def input_example(
-    artefacts: Artefacts, signature: Signature | None = None
-) -> tuple[list[str], list[list[Any]]] | None:
+def input_example(artefacts: Artefacts, signature: Signature | None = None) -> tuple[list[str], list[list[Any]]] | None:
     """Column names and rows of the logged input example; None when there is none.
 
     Raises
@@ -150,11 +146,7 @@ def _features(columns: list[dict[str, Any]]) -> list[Feature]:
             raise ModelRefusedError(f"its signature is a tensor of shape {spec['shape']}, not a table")
         kind = _kind(spec["dtype"], "tensor")
         single = columns[0].get("name")
-        return (
-            [Feature(single, kind)]
-            if width == 1 and single
-            else [Feature(f"x{i}", kind) for i in range(width)]
-        )
+        return [Feature(single, kind)] if width == 1 and single else [Feature(f"x{i}", kind) for i in range(width)]
     found = []
     for i, column in enumerate(columns):
         named = column.get("name") or f"x{i}"
@@ -165,13 +157,9 @@ def _features(columns: list[dict[str, Any]]) -> list[Feature]:
 
 def _kind(type_: Any, name: str) -> Kind:
     text = str(type_)
-    known = _KINDS.get(text) or _KINDS.get(
-        text.rstrip("0123456789").removeprefix("u").replace("int", "integer")
-    )
+    known = _KINDS.get(text) or _KINDS.get(text.rstrip("0123456789").removeprefix("u").replace("int", "integer"))
     if known is None:
-        raise ModelRefusedError(
-            f"feature {name!r} of its signature is of type {text}, which cannot be served"
-        )
+        raise ModelRefusedError(f"feature {name!r} of its signature is of type {text}, which cannot be served")
     return known
 
 
@@ -240,9 +228,7 @@ def prepare_onnx(
     classes = tuple(str(c) for c in artefacts.metadata.get("classes", ()))
     card = msgspec.structs.replace(card, runtime="onnx", file="model.onnx", classes=classes)
     if not classes and card.task != "regression":
-        classes = _graph_classes(
-            directory / "model.onnx", stated=card.task if card.provenance.get("task") else None
-        )
+        classes = _graph_classes(directory / "model.onnx", stated=card.task if card.provenance.get("task") else None)
         task: Task = "regression" if not classes else "binary" if len(classes) == 2 else "multiclass"
         card = msgspec.structs.replace(card, task=task, classes=classes)
     runtime = load_runtime(directory, card)
@@ -260,9 +246,7 @@ def _graph_classes(path: Path, *, stated: Task | None) -> tuple[str, ...]:
     try:
         import onnx  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ModelRefusedError(
-            "reading a graph's classes needs onnx: pip install 'shadow-mlops[train]'"
-        ) from error
+        raise ModelRefusedError("reading a graph's classes needs onnx: pip install 'shadow-mlops[train]'") from error
     for node in onnx.load(path, load_external_data=False).graph.node:
         for attribute in node.attribute:
             if attribute.name in {"classlabels_strings", "classlabels_int64s", "classlabels_ints"}:

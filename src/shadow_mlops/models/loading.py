@@ -65,9 +65,7 @@ def load_model(directory: Path) -> LoadedModel:
     except OSError as error:
         raise ModelRefusedError(f"{directory / card.file} cannot be read: {error}") from error
     if found != card.sha256:
-        raise ModelRefusedError(
-            f"{directory / card.file} is not the file that was prepared: its SHA-256 is {found}"
-        )
+        raise ModelRefusedError(f"{directory / card.file} is not the file that was prepared: its SHA-256 is {found}")
     runtime = load_runtime(directory, card)
     recorded = read_recorded(directory)
     try:
@@ -78,7 +76,8 @@ def load_model(directory: Path) -> LoadedModel:
         raise ModelRefusedError(f"{directory} cannot score its recorded rows: {error}") from error
     if apart > recorded.tolerance:
         raise ModelRefusedError(
-            f"{directory} answers its recorded rows otherwise: the difference is {apart:.3g}, above {recorded.tolerance:g}"
+            f"{directory} answers its recorded rows otherwise:"
+            f" the difference is {apart:.3g}, above {recorded.tolerance:g}"
         )
     return LoadedModel(directory, card, runtime, _warm_up(runtime, rows))
 

@@ -35,9 +35,7 @@ def save_mlflow_model(path: Path, *, estimator: Any, card: ModelCard, rows: Rows
         from mlflow.models import ModelSignature  # noqa: PLC0415 - two seconds
         from mlflow.types.schema import ColSpec, Schema  # noqa: PLC0415
 
-        columns = [
-            ColSpec("string" if f.kind == "string" else "double", f.name) for f in card.signature.features
-        ]
+        columns = [ColSpec("string" if f.kind == "string" else "double", f.name) for f in card.signature.features]
         outputs = Schema([ColSpec("double", name) for name in card.outputs])
         common: dict[str, Any] = {
             "path": str(path),
@@ -49,9 +47,7 @@ def save_mlflow_model(path: Path, *, estimator: Any, card: ModelCard, rows: Rows
         if booster is not None:
             import mlflow.lightgbm  # noqa: PLC0415
 
-            mlflow.lightgbm.save_model(
-                booster, pip_requirements=_requirements("lightgbm", "pandas"), **common
-            )
+            mlflow.lightgbm.save_model(booster, pip_requirements=_requirements("lightgbm", "pandas"), **common)
             return
         import mlflow.sklearn  # noqa: PLC0415
 

@@ -88,7 +88,18 @@ def prepare(
             everything = registry.download(version, downloads)
             if everything is None:
                 raise ModelRefusedError(f"version {version.human} of model {version.name!r} has no artefacts")
-            card = _prepare_foreign(everything, made, version, registry, allow_pickle, recent_rows)
+            try:
+                card = _prepare_foreign(
+                    read_artefacts(everything),
+                    made,
+                    version,
+                    metrics=registry.metrics(version),
+                    allow_pickle=allow_pickle,
+                    recent_rows=recent_rows,
+                )
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+                what = f"{type(error).__name__}: {error}"
+                raise ModelRefusedError(f"its description by MLflow is not understood: {what}") from error
         provenance = {**card.provenance, "run_id": source}
         write_card(made, msgspec.structs.replace(card, provenance=provenance))
         if target.exists():
@@ -108,24 +119,20 @@ def _adopt(ours: Path, made: Path, version: RegisteredVersion) -> ModelCard:
     """Take over what registration prepared; the registry, not the file, says which version it is."""
     card = read_card(ours)
     if Path(card.file).name != card.file or file_sha256(ours / card.file) != card.sha256:
-        raise ModelRefusedError(
-            f"the prepared file {card.file!r} in the registry is not the one its card describes"
-        )
+        raise ModelRefusedError(f"the prepared file {card.file!r} in the registry is not the one its card describes")
     shutil.copytree(ours, made)
-    return msgspec.structs.replace(
-        card, name=version.name, version=version.human, registry_version=version.number
-    )
+    return msgspec.structs.replace(card, name=version.name, version=version.human, registry_version=version.number)
 
 
 def _prepare_foreign(
-    folder: Path,
+    artefacts: Artefacts,
     made: Path,
     version: RegisteredVersion,
-    registry: Registry,
+    *,
+    metrics: dict[str, float],
     allow_pickle: bool,
     recent_rows: RecentRows,
 ) -> ModelCard:
-    artefacts = read_artefacts(folder)
     flavor, entry = artefacts.flavor()
     signature = read_signature(artefacts)
     rows, origin = rows_of(artefacts, signature, recent_rows)
@@ -140,7 +147,7 @@ def _prepare_foreign(
         file="",
         sha256="",
         signature=signature,
-        metrics=registry.metrics(version),
+        metrics=metrics,
         provenance=provenance,
     )
     if flavor == "onnx":
@@ -151,9 +158,7 @@ def _prepare_foreign(
     path = artefacts.file(named)
     estimator = _estimator(path, str(entry.get("serialization_format", "")), allow_pickle=allow_pickle)
     task, classes = _task_of(estimator)
-    return export(
-        made, estimator=estimator, rows=rows, card=msgspec.structs.replace(card, task=task, classes=classes)
-    )
+    return export(made, estimator=estimator, rows=rows, card=msgspec.structs.replace(card, task=task, classes=classes))
 
 
 def _estimator(path: Path, stored_as: str, *, allow_pickle: bool) -> Any:
@@ -185,6 +190,3 @@ def _prepare_booster(made: Path, path: Path, card: ModelCard, rows: Rows) -> Mod
     from shadow_mlops.models.boosters import export_booster  # noqa: PLC0415 - lightgbm is an extra
 
     return export_booster(made, path, card, rows)
-
-
-__all__ = ["MODELS", "Artefacts", "no_traffic", "prepare", "prepared_directory"]

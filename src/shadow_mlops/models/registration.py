@@ -129,9 +129,7 @@ def _refuse_duplicate(registry: Registry, name: str, version: str) -> None:
     except ModelNotFoundError:
         return
     if taken:
-        raise ConflictError(
-            f"model {name!r} already has version {version!r} (registry number {taken[0].number})"
-        )
+        raise ConflictError(f"model {name!r} already has version {version!r} (registry number {taken[0].number})")
 
 
 def _settle(registry: Registry, registered: RegisteredVersion, aliases: Sequence[str]) -> None:

@@ -144,9 +144,7 @@ class Registry:
         aliases = self.aliases(name)
         client = self._client()
         with _translated(f"versions of model {name!r}"):
-            found = [
-                _version(v, aliases) for v in _pages(client.search_model_versions, f"name = {_quoted(name)}")
-            ]
+            found = [_version(v, aliases) for v in _pages(client.search_model_versions, f"name = {_quoted(name)}")]
         return sorted(found, key=lambda version: int(version.number))
 
     def numbered(self, name: str, number: str) -> RegisteredVersion:
@@ -221,9 +219,7 @@ class Registry:
             uri = client.get_model_version_download_uri(version.name, version.number)
             if uri.startswith("models:/"):  # a version logged by MLflow 3 names its logged model
                 uri = client.get_logged_model(uri.removeprefix("models:/").strip("/")).artifact_location
-            repository = get_artifact_repository(
-                uri, tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri
-            )
+            repository = get_artifact_repository(uri, tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
             if not repository.list_artifacts(path or None):
                 return None
             destination.mkdir(parents=True, exist_ok=True)
@@ -274,9 +270,7 @@ class Registry:
                 client.set_terminated(run_id, status=status)
             return run_id
 
-    def create_version(
-        self, name: str, *, run_id: str, path: str, tags: Mapping[str, str]
-    ) -> RegisteredVersion:
+    def create_version(self, name: str, *, run_id: str, path: str, tags: Mapping[str, str]) -> RegisteredVersion:
         """Register a run's artefact path as the next version of a model, which is created if it is new."""
         client = self._client()
         from mlflow.exceptions import MlflowException  # noqa: PLC0415

@@ -18,7 +18,7 @@ from shadow_mlops.models.foreign import RecentRows
 from shadow_mlops.models.loading import load_model
 from shadow_mlops.models.preparation import MODELS, no_traffic, prepare, prepared_directory
 from shadow_mlops.models.prepared import CARD
-from shadow_mlops.models.registry import RegisteredVersion, Registry
+from shadow_mlops.models.registry import Registry
 from shadow_mlops.models.serving import SERVING, publish_serving, read_serving
 
 log = structlog.get_logger()
@@ -72,9 +72,7 @@ class Resolver:
         self._registry = registry
         self._name = name
         self._data_dir = data_dir
-        self._pins = {
-            role: pin for role, pin in ((CHAMPION, champion_pin), (CHALLENGER, challenger_pin)) if pin
-        }
+        self._pins = {role: pin for role, pin in ((CHAMPION, champion_pin), (CHALLENGER, challenger_pin)) if pin}
         self._allow_pickle = allow_pickle
         self._recent_rows = recent_rows
         self._clock = clock
@@ -108,7 +106,7 @@ class Resolver:
         """
         problems: list[str] = []
         wanted = self._wanted(problems)
-        champion = self._settled(CHAMPION, wanted.get(CHAMPION), problems) or self._current_champion()
+        champion = self._settled(CHAMPION, wanted.get(CHAMPION), problems) or self._current().get(CHAMPION)
         challengers = {
             role: number
             for role, number in wanted.items()
@@ -126,7 +124,7 @@ class Resolver:
             aliases = self._registry.aliases(self._name)
         except ModelNotFoundError:
             problems.append(f"no model {self._name!r} is registered")
-            return {}
+            return self._current()  # gone by mistake, most likely: what serves goes on
         wanted = {
             alias: number
             for alias, number in sorted(aliases.items())
@@ -140,7 +138,7 @@ class Resolver:
                 wanted[role] = self._pinned_numbers[role]
             except ModelNotFoundError as error:
                 problems.append(f"{role} is pinned to a version that is not there: {error}")
-        if CHAMPION not in wanted and CHAMPION not in self._pins:
+        if CHAMPION not in aliases and CHAMPION not in self._pins:
             problems.append(f"model {self._name!r} has no alias {CHAMPION!r}")
         return wanted
 
@@ -153,9 +151,7 @@ class Resolver:
             refusal = self._attempt(number)
         if refusal is not None:
             stays = "; the champion before it stays" if role == CHAMPION and self._serving else ""
-            problems.append(
-                f"{role} is not obeyed: version {number} of {self._name!r}: {refusal.reason}{stays}"
-            )
+            problems.append(f"{role} is not obeyed: version {number} of {self._name!r}: {refusal.reason}{stays}")
             return None
         return number
 
@@ -164,16 +160,15 @@ class Resolver:
         directory = prepared_directory(self._data_dir, self._name, number)
         before = _identity(directory)
         try:
-            version = self._version(number)
             prepare(
                 self._registry,
-                version,
+                self._registry.numbered(self._name, number),
                 data_dir=self._data_dir,
                 allow_pickle=self._allow_pickle,
                 recent_rows=self._recent_rows,
             )
             load_model(directory)
-        except (ModelNotFoundError, ModelRefusedError, RegistryError) as error:
+        except (ModelNotFoundError, ModelRefusedError, RegistryError, OSError) as error:  # OSError: a full disk
             last = self._refused.get(number)
             pause = min(_LAST_RETRY, last.pause * 2) if last else _FIRST_RETRY
             refusal = _Refusal(str(error), self._clock() + pause, pause)
@@ -186,9 +181,6 @@ class Resolver:
         if before is not None and before != _identity(directory):
             self._anew = True  # same path, other model: only a new generation makes workers look
         return None
-
-    def _version(self, number: str) -> RegisteredVersion:
-        return self._registry.numbered(self._name, number)
 
     def _transitional(self, wanted: dict[str, str]) -> bool:
         """Whether to wait a step: an alias that names the champion's version is one half of a swap, or stays so."""
@@ -212,9 +204,7 @@ class Resolver:
             problems=problems,
         )
         if before is not None and not self._anew:
-            same = msgspec.structs.replace(
-                serving, generation=before.generation, published_at=before.published_at
-            )
+            same = msgspec.structs.replace(serving, generation=before.generation, published_at=before.published_at)
             if same == before:
                 return
         publish_serving(self._data_dir / SERVING, serving)
@@ -244,8 +234,11 @@ class Resolver:
     def _relative(self, number: str) -> str:
         return str(prepared_directory(self._data_dir, self._name, number).relative_to(self._data_dir))
 
-    def _current_champion(self) -> str | None:
-        return Path(self._serving.champion).name if self._serving else None
+    def _current(self) -> dict[str, str]:
+        if self._serving is None:
+            return {}
+        roles = {CHAMPION: self._serving.champion, **self._serving.challengers}
+        return {role: Path(directory).name for role, directory in roles.items()}
 
     def _last_published(self) -> Serving | None:
         try:

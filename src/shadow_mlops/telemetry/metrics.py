@@ -186,9 +186,10 @@ def observe_many(histogram: Histogram, seconds: NDArray[np.float64]) -> None:
     """
     buckets = histogram._buckets  # noqa: SLF001 - the library has no call for many values; a test holds this to observe()
     histogram._sum.inc(float(seconds.sum()))  # noqa: SLF001
-    where, counts = np.unique(np.searchsorted(histogram._upper_bounds, seconds), return_counts=True)  # noqa: SLF001
-    for index, count in zip(where.tolist(), counts.tolist(), strict=True):
-        buckets[index].inc(count)
+    counts = np.bincount(np.searchsorted(histogram._upper_bounds, seconds)).tolist()  # noqa: SLF001
+    for bucket, count in zip(buckets, counts, strict=False):
+        if count:
+            bucket.inc(count)
 
 
 def merged_text(directory: Path) -> bytes:

@@ -99,9 +99,7 @@ def prepare(
     check_columns(table.column_names, where)
     _check_present(table, target, entity, where)
     if table.num_rows < MIN_ROWS:
-        raise TrainingError(
-            f"{where}: {table.num_rows} rows are too few to train and measure on; at least {MIN_ROWS}"
-        )
+        raise TrainingError(f"{where}: {table.num_rows} rows are too few to train and measure on; at least {MIN_ROWS}")
     decided, values, classes = _target(_settled(table[target], target)[0], target, task)
     features: list[Feature] = []
     columns: dict[str, pa.ChunkedArray] = {}
@@ -139,9 +137,7 @@ def prepare(
 def _check_present(table: pa.Table, target: str, entity: str | None, where: str) -> None:
     for role, name in (("target", target), ("id", entity)):
         if name is not None and name not in table.column_names:
-            raise TrainingError(
-                f"{where}: no {role} column {name!r}; the columns are {', '.join(table.column_names)}"
-            )
+            raise TrainingError(f"{where}: no {role} column {name!r}; the columns are {', '.join(table.column_names)}")
     if target == entity:
         raise TrainingError(f"{where}: {target!r} cannot be both target and id")
 
@@ -195,23 +191,17 @@ def _finite(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 def _is_free_text(column: pa.ChunkedArray) -> bool:
     distinct = pc.count_distinct(column).as_py()
-    return bool(
-        distinct > _FREE_TEXT_VALUES and distinct > _FREE_TEXT_SHARE * (len(column) - column.null_count)
-    )
+    return bool(distinct > _FREE_TEXT_VALUES and distinct > _FREE_TEXT_SHARE * (len(column) - column.null_count))
 
 
-def _target(
-    column: pa.ChunkedArray, name: str, task: Task | None
-) -> tuple[Task, NDArray[Any], tuple[str, ...]]:
+def _target(column: pa.ChunkedArray, name: str, task: Task | None) -> tuple[Task, NDArray[Any], tuple[str, ...]]:
     if column.null_count:
         raise TrainingError(f"target {name!r} is missing in {column.null_count} rows; remove these rows")
     if pa.types.is_boolean(column.type):
         column = column.cast(pa.int64())  # a label is 0 or 1 or a name everywhere else
     is_text = _is_text(column.type)
     if not (is_text or pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise TrainingError(
-            f"target {name!r} has values of type {column.type}; expected numbers, booleans or words"
-        )
+        raise TrainingError(f"target {name!r} has values of type {column.type}; expected numbers, booleans or words")
     values: NDArray[Any] = np.array(column.to_pylist(), dtype=object) if is_text else column.to_numpy()
     distinct = np.unique(values)
     decided = task or _inferred(distinct)
@@ -244,9 +234,7 @@ def _classes(values: NDArray[Any], name: str, task: Task) -> tuple[str, ...]:
     if task == "binary" and len(labels) != 2:
         raise TrainingError(f"target {name!r} has {len(labels)} classes: not a binary task")
     if len(labels) > _MOST_CLASSES:
-        raise TrainingError(
-            f"target {name!r} has {len(labels)} classes; at most {_MOST_CLASSES} (a name or an id?)"
-        )
+        raise TrainingError(f"target {name!r} has {len(labels)} classes; at most {_MOST_CLASSES} (a name or an id?)")
     rarest = int(counts.argmin())
     if counts[rarest] < MIN_ROWS_PER_CLASS:
         raise TrainingError(
@@ -260,9 +248,7 @@ def _positive(values: NDArray[Any], wanted: str | None, name: str) -> int | str:
     by_text: dict[str, int | str] = {str(label): label for label in labels.tolist()}
     if wanted is not None:
         if wanted not in by_text:
-            raise TrainingError(
-                f"target {name!r} has no class {wanted!r}; the classes are {', '.join(by_text)}"
-            )
+            raise TrainingError(f"target {name!r} has no class {wanted!r}; the classes are {', '.join(by_text)}")
         return by_text[wanted]
     if set(by_text) == {"0", "1"}:
         return by_text["1"]

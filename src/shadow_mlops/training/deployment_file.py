@@ -56,11 +56,7 @@ def deployment_text(name: str, data: Dataset, *, defaults: Mapping[str, Default]
     return (
         "# One deployment: review it like code. Order and types of the features come from the champion.\n"
         "# What is not named here has its default; unknown keys are refused with their line.\n"
-        + (
-            f"# Clients may send whole rows: columns of the data that no model uses are {unused}.\n"
-            if unused
-            else ""
-        )
+        + (f"# Clients may send whole rows: columns of the data that no model uses are {unused}.\n" if unused else "")
         + body
     )
 
@@ -75,7 +71,5 @@ def _section(part: dict[str, object]) -> str:
 
 
 def _flow(value: object) -> str:
-    text: str = yaml.safe_dump(
-        value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=2**20
-    )
+    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=2**20)
     return text.strip()

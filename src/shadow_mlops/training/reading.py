@@ -28,17 +28,11 @@ def read_table(path: Path) -> pa.Table:
         If the file cannot be read or two columns have one name.
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    form = (
-        suffixes[-2]
-        if len(suffixes) > 1 and suffixes[-1] in {".gz", ".bz2", ".zst"}
-        else (suffixes or [""])[-1]
-    )
+    form = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in {".gz", ".bz2", ".zst"} else (suffixes or [""])[-1]
     if form not in _PARQUET | _CSV:
         raise TrainingError(f"{path}: expected a .csv, .tsv, .txt or .parquet file")
     try:
-        table = (
-            parquet.read_table(path) if form in _PARQUET else _read_csv(path, "\t" if form == ".tsv" else ",")
-        )
+        table = parquet.read_table(path) if form in _PARQUET else _read_csv(path, "\t" if form == ".tsv" else ",")
     except (OSError, pa.ArrowException) as error:
         first = str(error).partition("\n")[0]
         raise TrainingError(f"{path}: cannot be read: {first}") from error
@@ -65,9 +59,7 @@ def check_columns(names: Sequence[str], where: str) -> None:
 def _read_csv(path: Path, delimiter: str) -> pa.Table:
     # Arrow settles a column's type on its first block and fails on a later one: one block sees the whole
     # file.
-    block = min(
-        max(path.stat().st_size * (1 if path.suffix.lower() in _CSV else 20), _SMALLEST_BLOCK), _LARGEST_BLOCK
-    )
+    block = min(max(path.stat().st_size * (1 if path.suffix.lower() in _CSV else 20), _SMALLEST_BLOCK), _LARGEST_BLOCK)
     return csv.read_csv(
         path,
         read_options=csv.ReadOptions(block_size=block),

@@ -54,9 +54,7 @@ def _burn() -> None:
 
 def _spin() -> None:
     while True:
-        np.sort(
-            np.random.default_rng(0).random(200_000)
-        )  # outside the interpreter's lock, and hard on the cache
+        np.sort(np.random.default_rng(0).random(200_000))  # outside the interpreter's lock, and hard on the cache
 
 
 def hang(directory: Path, card: ModelCard) -> FaultyRuntime:

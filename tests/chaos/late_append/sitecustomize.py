@@ -1,6 +1,6 @@
 """A worker as it must not be: the event goes to the log 50 ms after its answer has left.
 
-In a process started with this folder on ``PYTHONPATH``, the predictor's append is put off when its module is imported.
+With this folder on ``PYTHONPATH``, the predictor's append is put off as soon as its module is imported.
 """
 
 import importlib.abc

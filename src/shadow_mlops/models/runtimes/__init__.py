@@ -36,8 +36,8 @@ class Runtime(Protocol):
         numbers
             float64 (n, Fn) in the order of ``card.signature.numbers``; NaN is missing.
         strings
-            object (n, Fs) of str or None in the order of ``card.signature.strings``; None is missing, and models see it as
-            the empty string.
+            object (n, Fs) of str or None in the order of ``card.signature.strings``; None is missing, and models
+            see it as the empty string.
 
         Returns
         -------
@@ -64,9 +64,7 @@ def load_runtime(directory: Path, card: ModelCard) -> Runtime:
     found = {point.name: point for point in entry_points(group=GROUP)}
     point = found.get(card.runtime)
     if point is None:
-        raise ModelRefusedError(
-            f"no runtime {card.runtime!r} is installed; installed are {', '.join(sorted(found))}"
-        )
+        raise ModelRefusedError(f"no runtime {card.runtime!r} is installed; installed are {', '.join(sorted(found))}")
     try:
         load: Any = point.load()
     except ImportError as error:

@@ -18,17 +18,13 @@ class BoosterRuntime:
 
     def __init__(self, booster: Any, card: ModelCard) -> None:
         if card.signature.strings:
-            raise ModelRefusedError(
-                f"a LightGBM booster takes numbers only, not {', '.join(card.signature.strings)}"
-            )
+            raise ModelRefusedError(f"a LightGBM booster takes numbers only, not {', '.join(card.signature.strings)}")
         if booster.num_feature() != len(card.signature.numbers):
             raise ModelRefusedError(
                 f"the booster takes {booster.num_feature()} features, its signature names {len(card.signature.numbers)}"
             )
         if booster.pandas_categorical:
-            raise ModelRefusedError(
-                "the booster was fitted on pandas categories, whose codes its text file cannot map"
-            )
+            raise ModelRefusedError("the booster was fitted on pandas categories, whose codes its text file cannot map")
         self._booster = booster
         self._width = len(card.outputs)
 
@@ -46,9 +42,7 @@ class BoosterRuntime:
             if self._width == 2:
                 scores = np.hstack((1.0 - scores, scores))
         if scores.shape != (len(numbers), self._width):
-            raise PredictionError(
-                f"the booster gave an array of shape {scores.shape} for {len(numbers)} rows"
-            )
+            raise PredictionError(f"the booster gave an array of shape {scores.shape} for {len(numbers)} rows")
         return scores
 
 

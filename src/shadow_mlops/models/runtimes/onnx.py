@@ -116,14 +116,10 @@ def _matrix_feed(only: Any, card: ModelCard) -> _Feed:
     signature, dtype, name = card.signature, _DTYPES[only.type], only.name
     width = only.shape[-1] if only.shape else None
     if isinstance(width, int) and width != len(signature.names):
-        raise ModelRefusedError(
-            f"the graph takes {width} features, its signature names {len(signature.names)}"
-        )
+        raise ModelRefusedError(f"the graph takes {width} features, its signature names {len(signature.names)}")
     if dtype is object:
         if signature.numbers:
-            raise ModelRefusedError(
-                f"the graph takes strings only, the signature has numbers: {signature.numbers}"
-            )
+            raise ModelRefusedError(f"the graph takes strings only, the signature has numbers: {signature.numbers}")
         return lambda _, strings: {name: without_none(strings)}
     if signature.strings:
         raise ModelRefusedError(
@@ -141,9 +137,7 @@ def _column_feed(inputs: list[Any], card: ModelCard) -> _Feed:
     for each in inputs:
         text = each.name in signature.strings
         if text != (_DTYPES[each.type] is object):
-            raise ModelRefusedError(
-                f"the graph's input {each.name!r} is a {each.type}, its signature says otherwise"
-            )
+            raise ModelRefusedError(f"the graph's input {each.name!r} is a {each.type}, its signature says otherwise")
         index = (signature.strings if text else signature.numbers).index(each.name)
         shape = (-1,) if len(each.shape or ()) == 1 else (-1, 1)
         plan.append((each.name, text, index, _DTYPES[each.type], shape))

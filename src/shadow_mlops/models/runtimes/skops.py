@@ -32,8 +32,6 @@ _TRUSTED_TYPES = frozenset(
         "lightgbm.sklearn.LGBMClassifier",
         "lightgbm.sklearn.LGBMRegressor",
         "numpy.dtype",
-        "numpy.random._generator.Generator",
-        "numpy.random._pcg64.PCG64",
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
         "sklearn.compose._column_transformer._RemainderColsList",
@@ -78,9 +76,7 @@ def load_estimator(path: Path) -> Any:
     except ModelRefusedError:
         raise
     except Exception as error:  # a foreign file fails in whatever way its types do
-        raise ModelRefusedError(
-            f"the skops file cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise ModelRefusedError(f"the skops file cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 class EstimatorRuntime:
@@ -95,9 +91,7 @@ class EstimatorRuntime:
             raise ModelRefusedError(f"{type(estimator).__name__} gives no probabilities (no predict_proba)")
         self._score = estimator.predict_proba if card.classes else estimator.predict
         if not self._frames and self._signature.strings and self._signature.numbers:
-            raise ModelRefusedError(
-                "an estimator that was not fitted on a DataFrame cannot take numbers and strings"
-            )
+            raise ModelRefusedError("an estimator that was not fitted on a DataFrame cannot take numbers and strings")
 
     def predict(self, numbers: NDArray[np.float64], strings: NDArray[np.object_]) -> NDArray[np.float64]:
         """See :meth:`shadow_mlops.models.runtimes.Runtime.predict`."""

@@ -24,7 +24,7 @@ import msgspec
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 _TRAIN = """
 import sys
 from pathlib import Path
@@ -173,9 +173,7 @@ class System:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             code = None
-        left = [
-            process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        ]
+        left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()

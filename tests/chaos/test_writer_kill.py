@@ -1,0 +1,156 @@
+"""A writer that is killed, and a file that may not grow: what was acknowledged is there, once; nothing else is."""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import frame_checker
+from logrows import events, ids_of, read_all
+from shadow_mlops.domain.errors import AppendError
+from shadow_mlops.domain.events import EVENTS
+from shadow_mlops.eventlog.retention import Retention
+from shadow_mlops.eventlog.seam import Gone
+from shadow_mlops.eventlog.segments import SegmentLog
+
+TESTS = Path(__file__).parents[1]
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from logrows import events
+from shadow_mlops.eventlog.segments import SegmentLog
+appender = SegmentLog(Path(sys.argv[2]), segment_bytes=2_000_000).appender("events", writer="w")
+number = 0
+while True:
+    # A long id makes the write long, so that some kills hit inside it.
+    ids = [f"{sys.argv[3]}-{number}-{i}" + "x" * int(sys.argv[4]) for i in range(1 + number % 50)]
+    appender.append(events(ids))
+    sys.stdout.write("".join(each.rstrip("x") + "\\n" for each in ids))
+    sys.stdout.flush()
+    number += 1
+"""
+CAPPED = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from logrows import events
+from shadow_mlops.domain.errors import AppendError
+from shadow_mlops.eventlog.segments import SegmentLog
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
+appender = SegmentLog(Path(sys.argv[2])).appender("events", writer="w")
+for number in range(300):
+    if number == 200:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        appender.append(events([f"{number}-{i}" for i in range(1 + number % 7)]))
+    except AppendError:
+        continue
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.chaos
+def test_acknowledged_rows_survive_kill_9_exactly_once(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    log = SegmentLog(tmp_path / "log")
+    following = log.tail(EVENTS)
+    seen: list[str] = []
+    acknowledged: list[str] = []
+    for kill in range(20):
+        size = rng.choice((0, 100, 20_000))
+        command = [sys.executable, "-c", WRITER, str(TESTS), str(tmp_path / "log"), str(kill), str(size)]
+        output = tmp_path / f"acknowledged-{kill}"
+        with output.open("wb") as file, subprocess.Popen(command, stdout=file) as writer:
+            while output.stat().st_size == 0:
+                seen += ids_of(following.poll(500))
+                time.sleep(0.005)
+            until = time.monotonic() + rng.uniform(0.01, 0.15)
+            while time.monotonic() < until:
+                seen += ids_of(following.poll(500))
+            writer.kill()
+        text = output.read_text()
+        acknowledged += text[: text.rfind("\n") + 1].split()
+    seen += ids_of(read_all(following))
+    seen = [each.rstrip("x") for each in seen]
+
+    logged = [each.rstrip("x") for each in frame_checker.request_ids(tmp_path / "log")]
+    assert len(acknowledged) > 500
+    assert len(set(logged)) == len(logged)
+    assert set(acknowledged) <= set(logged)
+    assert len(seen) == len(logged)
+    assert set(seen) == set(logged)
+    assert following.backlog() == 0
+
+    reports = list(frame_checker.read_log(tmp_path / "log"))
+    assert all(info.state in ("dead", "sealed") for info in Retention(tmp_path / "log").segments())
+    assert sum(not report.sealed for report in reports) == 20
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("limit", [20_000, 20_001, 20_100, 33_333])
+def test_a_file_that_may_not_grow_is_never_damaged(tmp_path: Path, limit: int) -> None:
+    log = SegmentLog(tmp_path / "log")
+    following = log.tail(EVENTS)
+    command = [sys.executable, "-c", CAPPED, str(TESTS), str(tmp_path / "log"), str(limit)]
+    seen: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        while writer.poll() is None:
+            seen += ids_of(following.poll(100))
+        assert writer.stdout is not None
+        numbers = [int(line) for line in writer.stdout]
+    seen += ids_of(read_all(following))
+    assert writer.returncode == 0
+    assert 0 < len(numbers) < 300
+    assert numbers[-100:] == list(range(200, 300))  # once there is room, appends succeed again
+    expected = [f"{number}-{i}" for number in numbers for i in range(1 + number % 7)]
+    assert seen == expected
+    assert frame_checker.request_ids(tmp_path / "log") == expected
+    assert sum(report.set_aside for report in frame_checker.read_log(tmp_path / "log")) == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.needs_tmpfs
+def test_a_full_disk_loses_only_what_was_refused(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
+    try:
+        log = SegmentLog(disk / "log", segment_bytes=30_000)
+        appender = log.appender(EVENTS, writer="w")
+        tail = log.tail(EVENTS)
+        kept, refused = [], 0
+        for number in range(3000):
+            try:
+                appender.append(events([str(number)]))
+                kept.append(str(number))
+            except AppendError:
+                refused += 1
+        assert refused > 100
+        seen = ids_of(read_all(tail))
+        assert seen == kept
+        retention = Retention(disk / "log")
+        for info in retention.segments():
+            if info.state == "sealed":
+                retention.retire(info)
+        appender._no_rotation_before_ns = 0
+        appender.append(events(["after"]))
+        assert ids_of(read_all(tail)) == ["after"]
+        late = read_all(log.tail(EVENTS, {}))
+        assert sum(item.count for item in late) == len(kept) + 1
+        assert any(isinstance(item, Gone) for item in late)
+        assert sum(report.set_aside for report in frame_checker.read_log(disk / "log")) == 0
+        for item in (tail, appender):
+            item.close()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_the_limit_of_this_suite_is_not_inherited() -> None:
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
