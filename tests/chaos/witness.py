@@ -16,8 +16,8 @@ _PAUSE_SECONDS = 0.5
 class Witness:
     """Remembers which requests were logged and which events each challenger accounted for.
 
-    A segment is read when it has been quiet for two seconds, again when it has grown since, and the rest at the
-    end; retention removes only what has been sealed for longer.
+    A segment is read when it has been quiet for two seconds, again when it was written to since, and the rest at
+    the end; retention removes only what has been sealed for longer.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Witness:
     def __init__(self, log: Path) -> None:
         self.largest = 0
         self._log = log
-        self._sizes: dict[Path, int] = {}
+        self._read_at: dict[Path, int] = {}
         self._requests: dict[Path, list[str]] = {}
         self._spans: dict[Path, tuple[str, list[tuple[int, int, int]]]] = {}
         self._rows: dict[int, int] = {}
@@ -79,15 +79,15 @@ class Witness:
             try:
                 stat = path.stat()
                 total += stat.st_size
-                if stat.st_size != self._sizes.get(path) and now - stat.st_mtime >= quiet:
-                    self._read(path, stat.st_size)
+                if stat.st_mtime_ns != self._read_at.get(path) and now - stat.st_mtime >= quiet:
+                    self._read(path)
+                    self._read_at[path] = stat.st_mtime_ns
             except FileNotFoundError:
                 continue  # retention was quicker; it had been read when it was quiet
         self.largest = max(self.largest, total)
 
-    def _read(self, path: Path, size: int) -> None:
+    def _read(self, path: Path) -> None:
         report = read_segment(path.parent.relative_to(self._log).as_posix(), path)
-        self._sizes[path] = size
         if report.retired is not None:
             return  # a tombstone: what the segment held is known from before
         if report.stream == "events":

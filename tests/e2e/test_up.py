@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-
 from tests.system import System, free_port, get, trained_example, wait_for
 
 CONTRACT = {

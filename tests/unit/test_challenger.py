@@ -238,6 +238,8 @@ def test_without_an_alias_it_waits_and_goes_on_when_it_is_back(bench: Bench) -> 
     for _ in range(20):
         consumer.step()
     assert counted(bench.log, "c") == {"paired": 1}
+    bench.work(consumer, lambda: bench.heartbeat().lag_seconds > 0)
+    assert bench.heartbeat().lag_events == 1
     bench.wanted = directory
     bench.work(consumer)
     assert counted(bench.log, "c") == {"paired": 2}

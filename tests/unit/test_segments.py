@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from structlog.testing import capture_logs
 
@@ -66,7 +68,7 @@ def test_a_full_segment_is_sealed_and_another_begun(tmp_path: Path) -> None:
     assert len(set(places)) == 100
     reports = list(frame_checker.read_log(tmp_path))
     assert [report.sealed for report in reports] == [True] * (len(reports) - 1) + [False]
-    assert len(reports) > 5
+    assert len(reports) > 3
     assert all(report.path.stat().st_size < 5600 for report in reports)
     again = log.tail(EVENTS)
     assert again.backlog() == 100
@@ -109,7 +111,7 @@ def test_a_short_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ids_of(tail.poll(9)) == ["a"]
     monkeypatch.undo()
     # The schema's frame was taken back, too, so it has to be written now.
-    segment, row = appender.append(events(["b"], of=schema(5)))
+    _, row = appender.append(events(["b"], of=schema(5)))
     assert row == 1
     assert ids_of(tail.poll(9)) == ["b"]
     (report,) = frame_checker.read_log(tmp_path)
@@ -258,17 +260,21 @@ def test_frames_of_another_segment_are_no_frames(tmp_path: Path) -> None:
     assert sorted(ids_of(read_all(log.tail(EVENTS)))) == ["a", "b"]
 
 
-def test_huge_lengths_allocate_nothing(tmp_path: Path) -> None:
+def test_a_long_hole_is_looked_through_in_pieces(tmp_path: Path) -> None:
     log = SegmentLog(tmp_path)
     appender = log.appender(EVENTS, writer="w")
-    appender.append(events(["a"]))
-    kill(appender)
-    (path,) = files(tmp_path)
-    os.truncate(path, 2**40)  # a sparse terabyte of zeros would take hours to look through
+    segment, _ = appender.append(events(["a"]))
+    appender._segment.offset += 100 * 2**20  # as a loss of power leaves a file: length without content
+    appender._segment.row += 5
+    appender.append(events(["b"]))
     tail = log.tail(EVENTS)
-    assert ids_of(tail.poll(1)) == ["a"]
-    os.truncate(path, 10 * 2**20)
-    assert read_all(log.tail(EVENTS))[-1].batch.request_ids == ["a"]
+    tracemalloc.start()
+    items = read_all(tail)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ids_of(items) == ["a", "b"]
+    assert items[1] == Gone(segment, 1, 5, 5)
+    assert peak < 2**21
 
 
 def test_a_position_inside_a_frame_is_refused(tmp_path: Path) -> None:
@@ -289,18 +295,18 @@ def test_unfinished_and_foreign_files_are_not_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_vanishes_is_read_to_its_end_if_open(tmp_path: Path) -> None:
-    log = SegmentLog(tmp_path, segment_bytes=100)
+    log = SegmentLog(tmp_path, segment_bytes=300)
     appender = log.appender(EVENTS, writer="w")
     for number in range(6):
         appender.append(events([str(number)] * 2))
     tail = log.tail(EVENTS)
     assert ids_of(tail.poll(1)) == ["0", "0"]
-    oldest, second, third, *_ = files(tmp_path)
-    for path in (oldest, second):
+    _, opened, waiting, following, *_ = files(tmp_path)
+    for path in (opened, waiting):
         path.unlink()
-    assert ids_of(read_all(tail)) == [str(n) for n in (2, 3, 4, 5) for _ in range(2)]
-    assert SegmentName.parse(second.name).segment not in tail.position()
-    assert SegmentName.parse(third.name).segment in tail.position()
+    assert ids_of(read_all(tail)) == [str(n) for n in (1, 3, 4, 5) for _ in range(2)]
+    assert SegmentName.parse(waiting.name).segment not in tail.position()
+    assert SegmentName.parse(following.name).segment in tail.position()
 
 
 def test_a_folder_may_come_and_go(tmp_path: Path) -> None:
@@ -316,16 +322,15 @@ def test_a_folder_may_come_and_go(tmp_path: Path) -> None:
 
 
 def test_a_long_backlog_holds_few_files_open(tmp_path: Path) -> None:
-    log = SegmentLog(tmp_path, segment_bytes=100)
+    log = SegmentLog(tmp_path, segment_bytes=300)
     appender = log.appender(EVENTS, writer="w")
     for number in range(200):
         appender.append(events([str(number)]))
-    before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    before = psutil.Process().num_fds()
     tail = log.tail(EVENTS)
     assert tail.backlog() == 200
     seen = ids_of(tail.poll(50))
-    if before:
-        assert len(os.listdir("/proc/self/fd")) <= before + 2
+    assert psutil.Process().num_fds() <= before + 2
     assert seen + ids_of(read_all(tail)) == [str(number) for number in range(200)]
 
 

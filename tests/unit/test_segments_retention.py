@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_the_segment(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(Path, "replace", full)
         with pytest.raises(LogError, match="full"):
             retention.retire(info)
     assert ids_of(log.tail(EVENTS).poll(9)) == ["a"]

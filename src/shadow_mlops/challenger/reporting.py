@@ -35,7 +35,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     lag_events: int
     """Events read or unread whose results are not in the log yet."""
     lag_seconds: float
-    """Age of the oldest of them, as far as it has been read; 0 if there is none."""
+    """Age of the oldest of them, as far as is known without reading it; 0 if there is none."""
     status: State
     """``idle``: no version has the alias. ``loading``: its scorer starts. ``degraded``: see ``detail``."""
     detail: str
@@ -55,6 +55,8 @@ class Reporter:
         self._metrics = metrics
         self._challenger = challenger
         self._next = 0.0
+        self._started = time.monotonic()
+        self._level_at: float | None = None
         self._refused = ""
         self._unwritten = ""
 
@@ -120,12 +122,22 @@ class Reporter:
                 pid=os.getpid(),
                 version=card.version if card is not None else None,
                 lag_events=lag,
-                lag_seconds=round(max(0.0, time.time() - reached), 3) if lag and reached else 0.0,
+                lag_seconds=round(self._age(lag, reached), 3),
                 status=state,
                 detail=detail,
             )
         )
         return True
+
+    def _age(self, lag: int, reached: float) -> float:
+        now = time.monotonic()
+        if lag == 0:
+            self._level_at = now
+            return 0.0
+        # What is unread came after what was read last, and after the last moment at which nothing was unread.
+        bounds = [time.time() - reached] if reached else []
+        bounds += [now - self._level_at] if self._level_at is not None else []
+        return max(0.0, min(bounds, default=now - self._started))
 
     def _state(self, card: ModelCard | None, wanted: ModelCard | None, trouble: str) -> tuple[State, str]:
         if wanted is None:

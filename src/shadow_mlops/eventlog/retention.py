@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 State: TypeAlias = Literal["live", "sealed", "dead", "retired"]
 """``dead``: its writer ended without sealing it."""
 _WALK_BYTES = 16 * 1024
+_SPARE_BYTES = 128 * 1024  # a tombstone of 64 MiB of single rows, each second sampled, has 43 KiB
 _UNFINISHED_NS = 60 * 10**9  # between the creation of a file and its renaming lie microseconds
 
 
@@ -126,6 +128,7 @@ class Retention:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._spare = root / ".spare"
         self._known: dict[Path, _Counted] = {}
 
     def segments(self, stream: Stream | None = None) -> list[SegmentInfo]:
@@ -133,6 +136,8 @@ class Retention:
 
         What has ended is read once; of a living segment only what is new.
         """
+        if self._root.is_dir():
+            self._reserve()
         found: dict[Path, _Counted] = {}
         infos: list[SegmentInfo] = []
         for each in list_streams(self._root) if stream is None else [stream]:
@@ -172,13 +177,15 @@ class Retention:
         data = self._tombstone(info.path, name).pack(
             SegmentHeader(name, info.writer, info.created_us), info.monotonic_ns
         )
-        unfinished = info.path.with_suffix(UNFINISHED_SUFFIX)
+        self._reserve()
         try:
-            unfinished.write_bytes(data)
-            unfinished.replace(info.path)
+            with self._spare.open("r+b") as file:
+                file.write(data)
+                file.truncate()
+            self._spare.replace(info.path)
         except OSError as error:
-            unfinished.unlink(missing_ok=True)
             raise LogError(f"segment {info.path.name} cannot be retired: {error}") from error
+        self._reserve()
         self._known.pop(info.path, None)
         return info.bytes - len(data)
 
@@ -206,6 +213,12 @@ class Retention:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
+
+    def _reserve(self) -> None:
+        # Blocks for the next tombstone: on a full disk retention is what makes room again, and must not need any.
+        # As much as there is room for will do: what is missing is tried again, and most tombstones are small.
+        with contextlib.suppress(OSError), self._spare.open("ab") as file:
+            file.write(bytes(max(_SPARE_BYTES - file.tell(), 0)))
 
     def _tombstone(self, path: Path, name: SegmentName) -> Tombstone:
         frames: list[tuple[int, int]] = []

@@ -168,7 +168,7 @@ class Registry:
         return sorted(found, key=lambda each: int(each.number))
 
     def version(self, name: str, version: str) -> RegisteredVersion:
-        """The version that a person means: by human version, else by registry number of an untagged one.
+        """The version that a person means: by human version, else by registry number.
 
         Raises
         ------
@@ -183,9 +183,13 @@ class Registry:
             )
         if found:
             return found[0]
-        if version.isdecimal():
+        absent = f"model {name!r} has no version {version!r}; see: shadow models list"
+        if not version.isdecimal():
+            raise ModelNotFoundError(absent)
+        try:
             return self.numbered(name, version)
-        raise ModelNotFoundError(f"model {name!r} has no version {version!r}; see: shadow models list")
+        except ModelNotFoundError as error:
+            raise ModelNotFoundError(absent) from error
 
     def set_alias(self, name: str, alias: str, number: str) -> None:
         """Point an alias at a registry number."""

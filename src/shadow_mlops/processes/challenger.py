@@ -14,9 +14,9 @@ from shadow_mlops.challenger.reporting import Reporter
 from shadow_mlops.challenger.scorer import LOADER, Limits, ScorerProcess
 from shadow_mlops.challenger.seat import Seat
 from shadow_mlops.deployment import load_deployment
-from shadow_mlops.eventlog.segments import SegmentLog
 from shadow_mlops.models.serving import read_serving
 from shadow_mlops.processes.lifetime import Lifetime, only_one
+from shadow_mlops.processes.logfiles import open_log
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
@@ -77,7 +77,7 @@ def run(settings: Settings, name: str, *, parent: int | None = None, loader: str
             return settings.data_dir / directory if directory is not None else None
 
         consumer = Consumer(
-            SegmentLog(settings.data_dir / "log", segment_bytes=settings.segment_bytes),
+            open_log(settings, deployment),
             policy,
             seat=seat,
             reporter=reporter,

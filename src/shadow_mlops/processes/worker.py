@@ -16,11 +16,11 @@ import uvloop
 
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import ConflictError, ShadowError
-from shadow_mlops.eventlog.segments import SegmentLog
 from shadow_mlops.gateway import Gateway, Limits
 from shadow_mlops.processes.channel import WorkerChannel
 from shadow_mlops.processes.files import RATE_TABLE
 from shadow_mlops.processes.lifetime import only_one
+from shadow_mlops.processes.logfiles import open_log
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
@@ -45,10 +45,11 @@ def _identity(run: Path, held: contextlib.ExitStack) -> str:
 def build(settings: Settings, identity: str, channel: WorkerChannel) -> Gateway:
     """Wire a worker from settings."""
     metrics = open_metrics(settings.data_dir / "run" / "metrics", identity)
+    deployment = load_deployment(settings.deployment_file)
     return Gateway(
-        load_deployment(settings.deployment_file),
+        deployment,
         settings.data_dir,
-        SegmentLog(settings.data_dir / "log", segment_bytes=settings.segment_bytes),
+        open_log(settings, deployment),
         metrics,
         writer=identity,
         metrics_text=channel.metrics,

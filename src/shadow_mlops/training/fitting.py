@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from shadow_mlops.domain.errors import TrainingError
 from shadow_mlops.domain.features import Signature
