@@ -104,7 +104,7 @@ lock: $(BIN)/python ## renew uv.lock and the requirements exported from it
 	  $(EXPORT) --all-extras --group dev; } > requirements-dev.txt
 
 .PHONY: lock-check
-lock-check: $(INSTALLED_DEV) ## fail if uv.lock or the requirements are stale; needs no network
-	@$(LOCKING) lock --check --offline
+lock-check: $(INSTALLED_DEV) ## fail if uv.lock or the requirements are stale
+	@$(LOCKING) lock --quiet --check
 	@{ sed -n 1p requirements.txt; $(EXPORT) --no-default-groups --extra train --extra reload; } | diff -u requirements.txt -
 	@{ sed -n 1p requirements-dev.txt; $(EXPORT) --all-extras --group dev; } | diff -u requirements-dev.txt -

@@ -135,13 +135,9 @@ def test_the_domain_imports_nothing_but_msgspec_and_the_standard_library() -> No
 
 def test_no_module_is_called_after_nothing_in_particular() -> None:
     vague = {"utils", "util", "helpers", "common", "base", "core", "misc", "manager"}
-    assert not [
-        path for path in PACKAGE.rglob("*.py") if {path.stem, *path.relative_to(PACKAGE).parts} & vague
-    ]
+    assert not [path for path in PACKAGE.rglob("*.py") if {path.stem, *path.relative_to(PACKAGE).parts} & vague]
 
 
 def test_modules_stay_readable() -> None:
-    lines = {
-        str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")
-    }
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {path: n for path, n in lines.items() if n > SOFT_LIMIT}

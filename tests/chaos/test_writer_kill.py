@@ -25,9 +25,23 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from logrows import events
 from shadow_mlops.eventlog.segments import SegmentLog
+import os, signal
+from shadow_mlops.eventlog import appending
+
 appender = SegmentLog(Path(sys.argv[2]), segment_bytes=2_000_000).appender("events", writer="w")
+
+class Torn:
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def pwrite(self, fd, data, at):
+        os.pwrite(fd, data[: len(data) * 2 // 3], at)
+        os.kill(os.getpid(), signal.SIGKILL)
+
 number = 0
 while True:
+    if number == 30 and sys.argv[5] == "torn":
+        appending.os = Torn()
     # A long id makes the write long, so that some kills hit inside it.
     ids = [f"{sys.argv[3]}-{number}-{i}" + "x" * int(sys.argv[4]) for i in range(1 + number % 50)]
     appender.append(events(ids))
@@ -58,20 +72,23 @@ for number in range(300):
 @pytest.mark.chaos
 def test_acknowledged_rows_survive_kill_9_exactly_once(tmp_path: Path) -> None:
     rng = random.Random(7)
-    log = SegmentLog(tmp_path / "log")
+    torn: list[int] = []
+    log = SegmentLog(tmp_path / "log", on_set_aside=lambda _, size: torn.append(size))
     following = log.tail(EVENTS)
     seen: list[str] = []
     acknowledged: list[str] = []
     for kill in range(20):
         size = rng.choice((0, 100, 20_000))
-        command = [sys.executable, "-c", WRITER, str(TESTS), str(tmp_path / "log"), str(kill), str(size)]
+        # A kill from outside seldom hits inside a write; every second writer is killed exactly there.
+        how = ("killed", "torn")[kill % 2]
+        command = [sys.executable, "-c", WRITER, str(TESTS), str(tmp_path / "log"), str(kill), str(size), how]
         output = tmp_path / f"acknowledged-{kill}"
         with output.open("wb") as file, subprocess.Popen(command, stdout=file) as writer:
             while output.stat().st_size == 0:
                 seen += ids_of(following.poll(500))
                 time.sleep(0.005)
             until = time.monotonic() + rng.uniform(0.01, 0.15)
-            while time.monotonic() < until:
+            while writer.poll() is None and (how == "torn" or time.monotonic() < until):
                 seen += ids_of(following.poll(500))
             writer.kill()
         text = output.read_text()
@@ -90,6 +107,10 @@ def test_acknowledged_rows_survive_kill_9_exactly_once(tmp_path: Path) -> None:
     reports = list(frame_checker.read_log(tmp_path / "log"))
     assert all(info.state in ("dead", "sealed") for info in Retention(tmp_path / "log").segments())
     assert sum(not report.sealed for report in reports) == 20
+    assert sorted(torn) == sorted(report.set_aside for report in reports if report.set_aside)
+    unfinished = list((tmp_path / "log").glob("**/*.new"))  # killed while it made a new segment
+    assert len(torn) + len(unfinished) >= 10
+    assert len(torn) >= 3
 
 
 @pytest.mark.chaos

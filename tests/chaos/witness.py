@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter, defaultdict
@@ -46,7 +47,7 @@ class Witness:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        self._look(quiet=0.0)
+        self._look(quiet=-math.inf)
 
     def logged(self) -> Counter[str]:
         """Request id -> events that have it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
+import shadow_mlops
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.telemetry.metrics import Metrics, open_metrics
 
@@ -190,8 +190,7 @@ def test_promtool_accepts_the_scrape_configuration() -> None:
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 
-def test_the_package_says_the_version_of_the_project() -> None:
-    command = [sys.executable, "-c", "import shadow_mlops; print(shadow_mlops.__version__)"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    assert said == PYPROJECT["project"]["version"]
-    assert f"## [{said}]" in (ROOT / "CHANGELOG.md").read_text()
+def test_the_changelog_has_the_version_that_the_package_says() -> None:
+    assert re.search(
+        rf"^## \[{re.escape(shadow_mlops.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )

@@ -46,7 +46,7 @@ def up(
     def ready(url: str) -> None:
         seconds = time.monotonic() - started
         console.print(
-            f"[green]ready[/] in {seconds:.1f} s: {url}  (documentation {url}/docs, health {url}/health; Ctrl-C ends it)"
+            f"[green]ready[/] in {seconds:.1f} s: {url}  (docs {url}/docs, health {url}/health; Ctrl-C ends it)"
         )
 
     raise typer.Exit(supervisor.run(settings, watch=watch, on_ready=ready))

@@ -182,6 +182,8 @@ class Retention:
             with self._spare.open("r+b") as file:
                 file.write(data)
                 file.truncate()
+                file.flush()
+                os.fsync(file.fileno())
             self._spare.replace(info.path)
         except OSError as error:
             raise LogError(f"segment {info.path.name} cannot be retired: {error}") from error

@@ -1,4 +1,4 @@
-"""The champion in force: followed through ``serving.json``, loaded beside the old one, swapped once it proves itself."""
+"""The champion in force: followed through ``serving.json``, loaded beside the old one, then swapped."""
 
 from __future__ import annotations
 

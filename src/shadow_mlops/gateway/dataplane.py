@@ -1,7 +1,7 @@
 """The routes that clients call for every prediction, as plain ASGI in front of the framework.
 
-FastAPI's routing costs as much as the whole rest of a prediction (measured: 41k requests/s bare, 10.6k through a FastAPI
-route); these routes stand in the same OpenAPI document (:mod:`~shadow_mlops.gateway.openapi`).
+FastAPI's routing costs as much as the whole rest of a prediction (measured: 41k requests/s bare, 10.6k through a
+FastAPI route); these routes stand in the same OpenAPI document (:mod:`~shadow_mlops.gateway.openapi`).
 """
 
 from __future__ import annotations

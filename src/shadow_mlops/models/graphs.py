@@ -45,6 +45,8 @@ def gather_blocks(
     graph = model.graph
     blocks = {name: (NUMBERS, i) for i, name in enumerate(signature.numbers)}
     blocks |= {name: (STRINGS, i) for i, name in enumerate(signature.strings)}
+    if by_column:  # skl2onnx renames an input whose column is no identifier ("od280/od315"); their order it keeps
+        blocks = {i.name: blocks[f.name] for i, f in zip(graph.input, signature.features, strict=True)}
     sizes = {NUMBERS: len(signature.numbers), STRINGS: len(signature.strings)}
     nodes = _Rewriter(blocks if by_column else {NUMBERS: (NUMBERS, _ALL)}, sizes, double=double)
     for node in graph.node:

@@ -52,7 +52,7 @@ class Supervisor:
     settings
         With ``deployment_file`` naming an existing file.
     watch
-        Folders and files; when one changes, workers are replaced (a changed deployment file is checked first). Empty: nothing.
+        Folders and files; when one changes, workers are replaced (a changed deployment file is checked first).
     on_ready
         Called once, with the URL, when the first answer can be given.
     """

@@ -184,7 +184,8 @@ def observe_many(histogram: Histogram, seconds: NDArray[np.float64]) -> None:
     seconds
         float64 (n,).
     """
-    buckets = histogram._buckets  # noqa: SLF001 - the library has no call for many values; a test holds this to observe()
+    # The library has no call for many values; a test holds this to observe().
+    buckets = histogram._buckets  # noqa: SLF001
     histogram._sum.inc(float(seconds.sum()))  # noqa: SLF001
     counts = np.bincount(np.searchsorted(histogram._upper_bounds, seconds)).tolist()  # noqa: SLF001
     for bucket, count in zip(buckets, counts, strict=False):
