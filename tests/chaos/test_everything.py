@@ -166,28 +166,23 @@ def test_a_bad_day(example_data, disk, tmp_path, request):
         "SEGMENT_BYTES": str(4 * 2**20),
         "RATE_LIMIT_REQUESTS": "1000000000",
     }
-    system = System(example_data, workers=2, core=0, environment=environment)
+    system = System(example_data, workers=2, environment=environment)
     register(Registry(system.tracking_uri, example_data / "artifacts"), "churn", "burn", "challenger-burn")
     witness = Witness(disk / "log")
-    own_cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, own_cores - {0} or own_cores)
-    try:
-        with system.running():
-            wait_for(lambda: set(books(system)) == {"challenger", "challenger-burn"}, "both accounts are open")
-            witness.start()
-            day = Day(system, disk, clock, duration, seed=5)
-            with Load(system.url, rate=RATE, bodies=example_bodies(2000)) as load:
-                day.run()
-            wait_for(
-                lambda: len(books(system)) == 2 and all(b["pending"] == 0 for b in books(system).values()),
-                "every event is accounted for",
-                DRAIN_SECONDS,
-            )
-            time.sleep(2.0)  # a published account is a second old at most
-            accounts, all_appends, lost_events = books(system), appends(example_data), lost(example_data)
-            witness.stop()
-    finally:
-        os.sched_setaffinity(0, own_cores)
+    with system.running():
+        wait_for(lambda: set(books(system)) == {"challenger", "challenger-burn"}, "both accounts are open")
+        witness.start()
+        day = Day(system, disk, clock, duration, seed=5)
+        with Load(system.url, rate=RATE, bodies=example_bodies(2000)) as load:
+            day.run()
+        wait_for(
+            lambda: len(books(system)) == 2 and all(b["pending"] == 0 for b in books(system).values()),
+            "every event is accounted for",
+            DRAIN_SECONDS,
+        )
+        time.sleep(2.0)  # a published account is a second old at most
+        accounts, all_appends, lost_events = books(system), appends(example_data), lost(example_data)
+        witness.stop()
     _report(day, load, witness, accounts, lost_events)
     _judge(load, witness, accounts, lost_events)
     _judge_appends({bound: n - day.full.get(bound, 0.0) for bound, n in all_appends.items()}, duration)

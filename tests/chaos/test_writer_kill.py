@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from logrows import events, ids_of, read_all
 from shadow_mlops.domain.errors import AppendError
 from shadow_mlops.domain.events import EVENTS
 from shadow_mlops.eventlog.retention import Retention
-from shadow_mlops.eventlog.seam import Gone
+from shadow_mlops.eventlog.seam import Frame, Gone
 from shadow_mlops.eventlog.segments import SegmentLog
 
 TESTS = Path(__file__).parents[1]
@@ -48,6 +49,21 @@ while True:
     sys.stdout.write("".join(each.rstrip("x") + "\\n" for each in ids))
     sys.stdout.flush()
     number += 1
+"""
+RACER = """
+import random, sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from logrows import events
+from shadow_mlops.eventlog.segments import SegmentLog
+appender = SegmentLog(Path(sys.argv[2]), segment_bytes=20_000).appender("events", writer=sys.argv[3])
+number = 0
+while True:
+    appender.append(events([f"{sys.argv[3]}-{number}"]))
+    number += 1
+    if number % 10 == 0:
+        time.sleep(random.random() / 100)
+        appender.beat()
 """
 CAPPED = """
 import resource, sys
@@ -111,6 +127,39 @@ def test_acknowledged_rows_survive_kill_9_exactly_once(tmp_path: Path) -> None:
     unfinished = list((tmp_path / "log").glob("**/*.new"))  # killed while it made a new segment
     assert len(torn) + len(unfinished) >= 10
     assert len(torn) >= 3
+
+
+@pytest.mark.chaos
+def test_ordered_reading_never_goes_back_while_writers_race_rotate_and_die(tmp_path: Path) -> None:
+    tail = SegmentLog(tmp_path / "log").tail(EVENTS)
+    frames: list[Frame] = []
+
+    def read(seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            frames.extend(frame for frame in tail.poll_ordered(200) if isinstance(frame, Frame))
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", RACER, str(TESTS), str(tmp_path / "log"), name])
+
+    writers = [start(f"{number}") for number in range(3)]
+    try:
+        for turn in range(6):
+            read(0.7)
+            writers[turn % 3].kill()
+            writers[turn % 3].wait()
+            writers[turn % 3] = start(f"{turn + 3}")
+        read(0.7)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    while new := tail.poll_ordered(1000):
+        frames.extend(frame for frame in new if isinstance(frame, Frame))
+    order = [(frame.boot, frame.monotonic_ns) for frame in frames]
+    assert order == sorted(order)
+    assert sum(frame.segment != after.segment for frame, after in itertools.pairwise(frames)) > 100
+    assert sorted(ids_of(frames)) == sorted(frame_checker.request_ids(tmp_path / "log"))
 
 
 @pytest.mark.chaos

@@ -174,7 +174,7 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
 def observe_many(histogram: Histogram, seconds: NDArray[np.float64]) -> None:
     """Observe n values at the cost of a few.
 
-    One :meth:`Histogram.observe` takes 1.5 µs in a shared file, and the values of one flush fall into one or two buckets:
+    One :meth:`Histogram.observe` takes 1.5 µs in a shared file, and a flush falls into one or two buckets:
     observing them one by one was 16 % of a prediction.
 
     Parameters
