@@ -54,6 +54,12 @@ lines = Path(os.environ["SHADOW_LINES"]).open("a", buffering=1)  # noqa: SIM115 
 shadows: set[asyncio.Task[None]] = set()
 
 
+def as_trained(value: float | str | None, kind: str) -> float | str:
+    if kind == "string":
+        return value or ""
+    return np.nan if value is None else float(value)
+
+
 def score(model: Any, frame: pd.DataFrame) -> float:
     return float(model.predict_proba(frame)[0, 1])
 
@@ -69,12 +75,7 @@ async def shadow(frame: pd.DataFrame, request_id: str, answered: float) -> None:
 @app.post("/predict")
 async def predict(customer: Customer) -> Prediction:  # type: ignore[valid-type]
     values = customer.model_dump(exclude={ENTITY})
-    frame = pd.DataFrame([[values[name] for name in NAMES]], columns=list(NAMES))
-    for feature in FEATURES:
-        if feature.kind == "string":
-            frame[feature.name] = frame[feature.name].fillna("").astype(object)
-        else:
-            frame[feature.name] = frame[feature.name].astype(np.float64)
+    frame = pd.DataFrame([[as_trained(values[f.name], f.kind) for f in FEATURES]], columns=list(NAMES))
     probability = score(champion, frame)
     request_id = uuid.uuid4().hex
     task = asyncio.create_task(shadow(frame, request_id, probability))

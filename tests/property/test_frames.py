@@ -71,7 +71,14 @@ def _insert(data: bytes, ends: tuple[float, float], junk: bytes) -> bytes:
     return data[:a] + junk + data[a:b] + data[b:]
 
 
+def _repeat(data: bytes, ends: tuple[float, float]) -> bytes:
+    a, b = sorted(256 + int(end * (len(data) - 256)) for end in ends)
+    return data[:b] + data[a:b] + data[b:]
+
+
 damages = st.one_of(
+    cuts.map(lambda e: lambda d: _repeat(d, e)),
+    st.just(lambda d: _repeat(d, (0, 1))),
     flips.map(lambda c: lambda d: _flip(d, c)),
     cuts.map(lambda e: lambda d: _cut_out(d, e)),
     st.floats(0, 1).map(lambda p: lambda d: d[: int(p * len(d))]),

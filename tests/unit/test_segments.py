@@ -17,7 +17,7 @@ import frame_checker
 from logrows import events, ids_of, read_all, schema
 from shadow_mlops.domain.errors import AppendError, LogError
 from shadow_mlops.domain.events import EVENTS, event_id
-from shadow_mlops.eventlog import appending
+from shadow_mlops.eventlog import appending, reading, tailing
 from shadow_mlops.eventlog.layout import SegmentHeader, SegmentName, boot_counter, kernel_boot_id
 from shadow_mlops.eventlog.seam import Gone
 from shadow_mlops.eventlog.segments import SegmentLog
@@ -212,6 +212,40 @@ def test_a_torn_tail_waits_for_the_writer_and_is_final_without_it(tmp_path: Path
     (line,) = lines
     assert (line["log_level"], line["offset"], line["bytes"]) == ("warning", whole, len(data) - 1 - whole)
     assert line["file"] == str(path)
+
+
+def test_what_a_writer_wrote_last_is_read_although_it_is_found_gone_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = SegmentLog(tmp_path)
+    appender = log.appender(EVENTS, writer="w")
+    appender.append(events(["a"]))
+    tail = log.tail(EVENTS)
+    assert ids_of(tail.poll(9)) == ["a"]
+
+    def appends_and_goes(fd: int) -> bool:
+        appender.append(events(["b"]))
+        monkeypatch.undo()
+        kill(appender)
+        return True
+
+    monkeypatch.setattr(reading, "writer_gone", appends_and_goes)
+    assert ids_of(read_all(tail)) == ["b"]
+    assert tail.poll(9) == []
+
+
+def test_a_segment_is_seen_although_the_time_of_its_folder_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tailing, "_RACY_SECONDS", 60)
+    log = SegmentLog(tmp_path)
+    log.appender(EVENTS, writer="w").append(events(["a"]))
+    tail = log.tail(EVENTS)
+    assert ids_of(tail.poll(9)) == ["a"]
+    before = (tmp_path / "events").stat().st_mtime_ns
+    log.appender(EVENTS, writer="w").append(events(["b"]))
+    os.utime(tmp_path / "events", ns=(before, before))
+    assert ids_of(tail.poll(9)) == ["b"]
 
 
 def test_rows_in_a_hole_are_gone_by_the_next_frame(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import msgspec
 import numpy as np
 
 from shadow_mlops.domain.errors import (
-    AppendError,
     BodyTooLargeError,
     InvalidFieldsError,
+    LogError,
     MalformedBodyError,
     Problem,
     UnavailableError,
@@ -84,7 +84,7 @@ class OutcomeIntake:
             self._appender.append(batch)
             if self._sync:
                 self._appender.sync()
-        except (AppendError, OSError) as error:
+        except (LogError, OSError) as error:
             raise UnavailableError(f"the outcomes were not logged, send them again: {error}") from None
         self._metrics.outcomes_accepted.inc(len(outcomes))
         return len(outcomes)

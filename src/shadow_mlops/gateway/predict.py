@@ -15,7 +15,7 @@ import structlog
 from numpy.typing import NDArray
 from prometheus_client import Counter, Histogram
 
-from shadow_mlops.domain.errors import AppendError, InvalidFieldsError, PredictionError, UnavailableError
+from shadow_mlops.domain.errors import InvalidFieldsError, LogError, PredictionError, UnavailableError
 from shadow_mlops.eventlog.records import EventBatch
 from shadow_mlops.eventlog.seam import Appender
 from shadow_mlops.gateway.answers import Answer
@@ -228,7 +228,7 @@ class Predictor:
             if self._sync:
                 self._appender.sync()
             self.log_failure = None
-        except (AppendError, OSError) as error:
+        except (LogError, OSError) as error:
             self._lose(len(rows), error)
         self._metrics.append_seconds.observe((time.monotonic_ns() - now) * 1e-9)
 

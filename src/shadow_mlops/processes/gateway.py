@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import structlog
 from prometheus_client import Counter
 
-from shadow_mlops.domain.errors import SettingsError
+from shadow_mlops.domain.errors import LogError, SettingsError
 from shadow_mlops.eventlog.syncing import Syncer
 from shadow_mlops.gateway.limiter import create_table
 from shadow_mlops.processes.channel import Message, serve_worker
@@ -235,7 +235,7 @@ class GatewayParent:
             await asyncio.sleep(1.0)
             try:
                 await asyncio.to_thread(syncer.sync)
-            except OSError as error:
+            except (LogError, OSError) as error:
                 log.error("the log could not be made durable", reason=str(error))
 
     def _publish(self) -> None:
