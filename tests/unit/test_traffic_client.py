@@ -10,7 +10,8 @@ from httpserver import Seen, Server, reply
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shadow_mlops.cli.loadclient import Exchange, Latencies, Pool, run_schedule
+from shadow_mlops.cli.latencies import Latencies
+from shadow_mlops.cli.loadclient import Exchange, Pool, run_schedule
 from shadow_mlops.domain.errors import SettingsError, UnavailableError
 
 

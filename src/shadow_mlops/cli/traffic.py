@@ -19,7 +19,8 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from shadow_mlops.cli.loadclient import Exchange, Latencies, Pool, run_schedule
+from shadow_mlops.cli.latencies import Latencies
+from shadow_mlops.cli.loadclient import Exchange, Pool, run_schedule
 from shadow_mlops.cli.trafficrows import Label, Row, accepted_fields, example_rows, file_rows, read_table
 from shadow_mlops.domain.errors import SettingsError
 

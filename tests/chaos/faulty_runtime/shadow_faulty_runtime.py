@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.models.runtimes import onnx
 
-_LEAK_BYTES = 64 << 20
+_LEAK_BYTES = 128 << 20
 _leaked: list[bytearray] = []
 
 
