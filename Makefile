@@ -79,8 +79,10 @@ bench: $(INSTALLED_DEV) ## the short benchmarks, as tables
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench; done
 
 .PHONY: verify
-verify: $(INSTALLED_DEV) ## slow tests and the long benchmarks; writes benchmarks/results/*.json
-	@$(BIN)/python -m pytest -m slow
+verify: $(INSTALLED_DEV) ## slow tests, long faults and benchmarks (an hour); writes benchmarks/results/*.json
+	@$(BIN)/python -m pytest -m slow --requests 1000000
+	@$(BIN)/python -m pytest -s tests/chaos/test_everything.py --duration 600
+	@$(BIN)/python -m pytest -s tests/chaos/test_promotions.py --flips 1000
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench --write; done
 
 .PHONY: docker-build

@@ -3,7 +3,7 @@
 Everything, challengers too, is pinned to core 0, the client to core 1. The load is 30 % of the capacity, which
 is measured first. One gateway runs throughout; between rounds ``serving.json`` names another challenger, whose
 process the supervisor starts. The faults are real model runtimes: they hang, abort, burn CPU on threads of
-their own, or leak 64 MiB with each batch.
+their own, or leak 128 MiB with each batch.
 
     python benchmarks/isolation.py --rounds 9 --write
 """
@@ -23,6 +23,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import uvloop
@@ -42,6 +43,8 @@ SHARE = 0.3
 LIMIT = 1.10
 SERVER_CORE, LOAD_CORE = 0, 1
 CAUGHT_UP_SECONDS = 60.0
+REPLACED_FOR = {"hang": "timeout", "crash": "died", "leak": "memory"}
+"""Fault -> why the challenger must have replaced its scorer."""
 
 
 @dataclass
@@ -84,24 +87,23 @@ def drive(url: str, bodies: list[bytes], rate: float, seconds: float) -> tuple[l
 
 
 def switch(system: System, state: str, directories: dict[str, str]) -> None:
-    """Let this challenger shadow, and no other; return when its process has taken over."""
+    """Let this challenger shadow, and no other; return when its model is loaded, or has failed already."""
     wanted = {state: directories[state]} if state in directories else {}
     system.publish(challengers=wanted)
     roles = {f"challenger-{name}" for name in wanted}
     wait_for(lambda: set(system.challengers()) == roles, f"challengers {roles or 'ended'}")
+    for name in wanted:
+        wait_for(lambda name=name: (b := beat(system, name)) and (b["version"] or b["detail"]), f"{name} at work")
     if state == "healthy":
-        wait_for(lambda: lag(system, state) == 0, "the healthy challenger caught up", CAUGHT_UP_SECONDS)
+        wait_for(lambda: (b := beat(system, state)) and b["lag_events"] == 0, "it caught up", CAUGHT_UP_SECONDS)
 
 
-def lag(system: System, challenger: str) -> int | None:
-    """Events that the challenger has not accounted for, by a recent heart-beat; None without one."""
+def beat(system: System, challenger: str) -> dict[str, Any] | None:
+    """The challenger's heart-beat of the last two seconds; None without one."""
     path = system.data / "run" / f"challenger-{challenger}.json"
-    try:
-        beat = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists() or time.time() - path.stat().st_mtime > 2:
         return None
-    current = time.time() - path.stat().st_mtime < 2 and beat["version"] is not None
-    return beat["lag_events"] if current else None
+    return json.loads(path.read_bytes())
 
 
 def paired_share(system: System, challenger: str) -> float:
@@ -117,7 +119,7 @@ def measure(options: argparse.Namespace) -> tuple[float, float, dict[str, Rounds
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shadow-bench-")))
         environment = {
             "RATE_LIMIT_REQUESTS": "1000000000",
-            "CHALLENGER_MEMORY_MB": "512",
+            "CHALLENGER_MEMORY_MB": "384",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(RUNTIMES), os.environ.get("PYTHONPATH")])),
         }
         data = trained_example(scratch / "data")
@@ -144,6 +146,9 @@ def measure(options: argparse.Namespace) -> tuple[float, float, dict[str, Rounds
                 rounds.p99.append(float(p99))
                 rounds.p999.append(float(p999))
                 print(f"round {number + 1}: {state:8} p99 {p99:.2f} p99.9 {p999:.2f} ms", file=sys.stderr)
+        for kind, reason in REPLACED_FOR.items():
+            if not system.total("shadow_scorer_restarts_total", challenger=kind, reason=reason):
+                sys.exit(f"the challenger that should {kind} never did: the rounds show nothing")
         switch(system, "healthy", directories)
         return capacity, paired_share(system, "healthy"), seen
 

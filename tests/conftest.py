@@ -54,6 +54,7 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
     "needs_redis": ("redis-server", _command("redis-server")),
     "needs_postgres": ("PostgreSQL", _postgres),
     "needs_tmpfs": ("the right to mount a tmpfs", _tmpfs),
+    "needs_cc": ("a C compiler", _command("cc")),
     "needs_lightgbm": ("lightgbm", lambda: importlib.util.find_spec("lightgbm") is not None),
 }
 _ABSENT = pytest.StashKey[Counter[str]]()

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 
 from shadow_mlops import __version__
 from shadow_mlops.domain.deployment import Deployment
@@ -191,7 +192,7 @@ def _fastapi(
         """Versions, held-out metrics, predictions and latency of the champion and its challengers."""
         return _json(describe_models(gateway.predictor.served, await _text(), data_dir), 200)
 
-    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics")
+    @app.get("/metrics", tags=["operations"], summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text of all processes of this host."""
         return Response(await _text(), media_type="text/plain; version=0.0.4; charset=utf-8")

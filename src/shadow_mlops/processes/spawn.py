@@ -33,7 +33,12 @@ def start(
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start ``python -m module arguments`` in a session of its own, so that Ctrl-C reaches only the supervisor.
+    """Start ``python -m module arguments`` in a process group of its own, so that Ctrl-C reaches only the supervisor.
+
+    Not in a session of its own: where the kernel groups tasks by session (``sched_autogroup_enabled``, the default of
+    most distributions), each session gets an equal share of the processor, and a challenger's idle class would count
+    for nothing against a gateway in another session. Measured: two burners on one core got 2.20 s and 0.06 s in one
+    session, 1.52 s and 1.53 s in two.
 
     Parameters
     ----------
@@ -46,7 +51,7 @@ def start(
         [sys.executable, "-m", module, *arguments],
         env={**settings_to_environment(settings), **(environment or {})},
         pass_fds=tuple(pass_fds),
-        start_new_session=True,
+        process_group=0,
     )
 
 

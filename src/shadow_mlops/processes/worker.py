@@ -8,8 +8,11 @@ import gc
 import os
 import socket
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import structlog
 import uvicorn
 import uvloop
@@ -28,6 +31,7 @@ from shadow_mlops.telemetry.metrics import open_metrics
 
 ALIVE_SECONDS = 1.0
 DRAIN_SECONDS = 10
+ORPHAN_SECONDS = 20.0  # a new parent starts its workers within a few seconds, even on a busy machine
 
 log = structlog.get_logger()
 
@@ -65,8 +69,17 @@ def build(settings: Settings, identity: str, channel: WorkerChannel) -> Gateway:
     )
 
 
-async def serve(gateway: Gateway, channel: WorkerChannel, listen_fd: int, identity: str) -> None:
-    """Serve until a signal or until the parent is gone."""
+def succeeded(run: Path, parent: int) -> bool:
+    """True when another gateway parent than the given one has workers that answer."""
+    try:
+        word = msgspec.json.decode((run / "gateway.json").read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return False
+    return word.get("pid") != parent and any(word.get("generations", {}).values())
+
+
+async def serve(gateway: Gateway, channel: WorkerChannel, listen_fd: int, identity: str, run: Path) -> None:
+    """Serve until a signal, or until the parent is gone and another one has taken over."""
     config = uvicorn.Config(
         gateway.asgi,
         http="httptools",
@@ -81,7 +94,16 @@ async def serve(gateway: Gateway, channel: WorkerChannel, listen_fd: int, identi
     )
     server = uvicorn.Server(config)
 
+    parent = os.getppid()
+
     def orphaned() -> None:
+        tasks.append(asyncio.create_task(bridge()))
+
+    async def bridge() -> None:
+        # Whoever restarts the parent holds the socket: go on answering until the new parent's workers do.
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        while not succeeded(run, parent) and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
         server.should_exit = True
 
     async def alive() -> None:
@@ -112,7 +134,7 @@ def main() -> int:
             return 2
         gc.collect()
         gc.freeze()  # what was imported lives for ever: keep the collector from walking it in the middle of a request
-        uvloop.run(serve(gateway, channel, listen_fd, identity))
+        uvloop.run(serve(gateway, channel, listen_fd, identity, settings.data_dir / "run"))
     return 0
 
 

@@ -132,7 +132,7 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
             ),
         ),
         events_lost=counter(
-            "shadow_events_lost_total", "Answered predictions that the log could not take.", ("stream",)
+            "shadow_events_lost_total", "Answered predictions not known to be in the log.", ("stream",)
         ),
         rate_limited=counter("shadow_rate_limited_total", "Requests refused by the rate limit."),
         outcomes_accepted=counter("shadow_outcomes_accepted_total", "Outcomes accepted; matching comes later."),
