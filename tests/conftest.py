@@ -60,6 +60,13 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
 _ABSENT = pytest.StashKey[Counter[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("chaos")
+    group.addoption("--duration", type=float, default=30.0, help="seconds of test_everything (verify: 600)")
+    group.addoption("--flips", type=int, default=100, help="promotions back and forth (verify: 1000)")
+    group.addoption("--requests", type=int, default=100_000, help="requests of test_memory (verify: 1000000)")
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k: a test that nobody asked for is not missed
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = {marker for marker in SERVICES for item in items if item.get_closest_marker(marker)}

@@ -25,7 +25,7 @@ def run_when_idle() -> str:
 
 
 def _weigh_session_down() -> None:
-    """Where tasks are grouped by session, the class counts only within it: a challenger started alone lowers its session."""
+    """Lower the session too: where the kernel groups tasks by session, a class counts only within its own."""
     if os.getsid(0) == os.getpid():
         with suppress(OSError):  # the kernel does not group by session, or not here: then the class is enough
             Path("/proc/self/autogroup").write_text("19", encoding="ascii")
