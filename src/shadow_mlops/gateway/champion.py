@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,9 @@ class Served:
     serving: Serving
     loaded: LoadedModel
     fields: AcceptedFields
-    number_columns: NDArray[np.intp]
-    string_columns: NDArray[np.intp]
+    number_columns: NDArray[np.intp] | None
+    string_columns: NDArray[np.intp] | None
+    """Where the model's inputs are among the accepted fields; None: they are exactly these."""
     render: Renderer
     schema: EventSchema
     challengers: dict[str, ModelCard]
@@ -48,7 +49,11 @@ class Served:
 
     def predict(self, numbers: NDArray[np.float64], strings: NDArray[np.object_]) -> NDArray[np.float64]:
         """Scores (n, k) of columns that are in the order of ``fields``."""
-        return self.loaded.predict(numbers[:, self.number_columns], strings[:, self.string_columns])
+        if self.number_columns is not None:
+            numbers = numbers[:, self.number_columns]
+        if self.string_columns is not None:
+            strings = strings[:, self.string_columns]
+        return self.loaded.predict(numbers, strings)
 
 
 def assemble(
@@ -70,8 +75,8 @@ def assemble(
         serving=serving,
         loaded=loaded,
         fields=fields,
-        number_columns=np.array([numbers.index(n) for n in card.signature.numbers], dtype=np.intp),
-        string_columns=np.array([strings.index(n) for n in card.signature.strings], dtype=np.intp),
+        number_columns=_columns(card.signature.numbers, numbers),
+        string_columns=_columns(card.signature.strings, strings),
         render=renderer(deployment, card),
         schema=EventSchema(
             deployment=deployment.name,
@@ -88,6 +93,12 @@ def assemble(
         challengers=challengers,
         inline=loaded.single_row_seconds <= INLINE_SECONDS,
     )
+
+
+def _columns(wanted: Sequence[str], given: Sequence[str]) -> NDArray[np.intp] | None:
+    if tuple(wanted) == tuple(given):
+        return None
+    return np.array([given.index(name) for name in wanted], dtype=np.intp)
 
 
 class ChampionFollower:

@@ -104,7 +104,7 @@ class DataPlane:
         headers = dict(scope["headers"])
         request_id = request_id_of(headers)
         try:
-            if self._limiter is not None and not _UNLIMITED.fullmatch(path):
+            if self._limiter is not None and (route is not None or not _UNLIMITED.fullmatch(path)):
                 self._limiter.take(client_of(scope))
             if route is None:
                 scope["request_id"] = request_id

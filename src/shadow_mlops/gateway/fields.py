@@ -89,7 +89,7 @@ class AcceptedFields:
         kinds = [self._kinds[n] for n in self.signature.numbers]
         self._integers = np.array([k == "integer" for k in kinds], dtype=np.bool_)
         self._booleans = np.array([k == "boolean" for k in kinds], dtype=np.bool_)
-        self._whole = bool(self._integers.any() or self._booleans.any())
+        self._whole = np.flatnonzero(self._integers | self._booleans)
         self.row_type = self._generate()
         self._decoder = msgspec.json.Decoder(self.row_type)
 
@@ -140,41 +140,39 @@ class AcceptedFields:
         except ValueError:
             raise InvalidFieldsError(f"instance {index} is wrong", self.problems_of(instance, index)) from None
 
-    def entity_of(self, values: tuple[Any, ...]) -> str | None:
-        """The entity of decoded values, as text."""
-        if self.entity is None or values[-1] is None:
-            return None
-        return str(values[-1])
+    def entities_of(self, rows: Sequence[tuple[Any, ...]]) -> list[str | None]:
+        """The entities of decoded values, as text."""
+        if self.entity is None:
+            return [None] * len(rows)
+        return [e if e is None or type(e) is str else str(e) for e in [row[-1] for row in rows]]
 
     def columns(self, rows: Sequence[tuple[Any, ...]]) -> Columns:
         """Decoded values of n requests as columns, absent ones filled with their defaults, all checked."""
         width = self._width
         numbers = np.array([row[:width] for row in rows], dtype=np.float64).reshape(len(rows), width)
         problems: dict[int, list[Problem]] = {}
-        unknown = np.isnan(numbers)
-        some_unknown = bool(unknown.any())
         absent = None
+        # False where a number is too large, and where it is NaN: absent or missing
+        some_unknown = not (np.abs(numbers) <= _LARGEST).all()
         if some_unknown:
             absent = numbers.view(np.uint64) == _ABSENT_BITS
-            self._note(problems, absent & self._required, self.signature.numbers, _REQUIRED)
+            self._note(problems, absent & self._required, _REQUIRED)
             numbers = np.where(absent, self._defaults, numbers)
-        self._check(numbers, problems)
+            self._note(problems, np.abs(numbers) > _LARGEST, f"is too large: at most {_LARGEST:.3g} in magnitude")
+        if self._whole.size:
+            whole = numbers[:, self._whole]
+            if (np.floor(whole) != whole).any() or self._booleans.any():
+                self._check_whole(numbers, problems)
         strings, text_origins = self._strings(rows, problems)
         origins = self._origins(numbers, absent, text_origins) if some_unknown or text_origins is not None else None
         return Columns(numbers, strings, origins, problems)
 
-    def _check(self, numbers: NDArray[np.float64], problems: dict[int, list[Problem]]) -> None:
-        large = np.abs(numbers) > _LARGEST
-        if large.any():
-            self._note(problems, large, self.signature.numbers, f"is too large: at most {_LARGEST:.3g} in magnitude")
-        if self._whole:
-            fraction = np.floor(numbers) != numbers
-            if fraction.any():
-                known = fraction & ~np.isnan(numbers)
-                self._note(problems, known & self._integers, self.signature.numbers, "must be a whole number")
-            if self._booleans.any():
-                other = self._booleans & (numbers != 0) & (numbers != 1) & ~np.isnan(numbers)
-                self._note(problems, other, self.signature.numbers, "must be true, false, 0 or 1")
+    def _check_whole(self, numbers: NDArray[np.float64], problems: dict[int, list[Problem]]) -> None:
+        known = ~np.isnan(numbers)
+        fraction = known & (np.floor(numbers) != numbers)
+        self._note(problems, fraction & self._integers, "must be a whole number")
+        other = known & (numbers != 0) & (numbers != 1)
+        self._note(problems, other & self._booleans, "must be true, false, 0 or 1")
 
     def _strings(
         self, rows: Sequence[tuple[Any, ...]], problems: dict[int, list[Problem]]
@@ -208,10 +206,10 @@ class AcceptedFields:
             origins[:, self._width :] = texts
         return origins
 
-    @staticmethod
-    def _note(problems: dict[int, list[Problem]], where: NDArray[np.bool_], names: Sequence[str], text: str) -> None:
-        for row, column in zip(*np.nonzero(where), strict=True):
-            problems.setdefault(int(row), []).append(Problem(names[int(column)], text))
+    def _note(self, problems: dict[int, list[Problem]], where: NDArray[np.bool_], text: str) -> None:
+        if where.any():
+            for row, column in np.argwhere(where).tolist():
+                problems.setdefault(row, []).append(Problem(self.signature.numbers[column], text))
 
     def explain(self, body: bytes, error: Exception) -> RequestError:
         """Every problem of a body that did not decode; only reached when something is wrong."""

@@ -8,7 +8,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import structlog
@@ -29,13 +30,37 @@ _LOST_LOG_SECONDS = 1.0
 log = structlog.get_logger()
 
 
-class Row(NamedTuple):
-    """One request waiting for its answer."""
+@dataclass(slots=True)
+class Rows:
+    """Requests waiting for their answers, as columns: appending to four lists is cheaper than making an object each."""
 
-    values: tuple[Any, ...]
-    request_id: str
-    received_ns: int
-    answer: asyncio.Future[Answer]
+    values: list[tuple[Any, ...]] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
+    received_ns: list[int] = field(default_factory=list)
+    answers: list[asyncio.Future[Answer]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def take(self, keep: Sequence[int]) -> Rows:
+        """The rows of these indices."""
+        return Rows(*([column[i] for i in keep] for column in self._columns()))
+
+    def cut(self, first: int) -> Rows:
+        """Cut off the rows after the first ones, and give them."""
+        rest = Rows(*(column[first:] for column in self._columns()))
+        for column in self._columns():
+            del column[first:]
+        return rest
+
+    def _columns(self) -> tuple[list[Any], ...]:
+        return self.values, self.request_ids, self.received_ns, self.answers
+
+    def fail(self, error: Exception) -> None:
+        """Tell all clients."""
+        for answer in self.answers:
+            if not answer.done():
+                answer.set_exception(error)
 
 
 class Predictor:
@@ -67,8 +92,8 @@ class Predictor:
         self._refuse = on_failure == "refuse"
         self._sync = sync
         self._sample = sample
-        self._pending: list[Row] = []
-        self._queue: deque[tuple[Served, list[Row]]] = deque()
+        self._pending = Rows()
+        self._queue: deque[tuple[Served, Rows]] = deque()
         self._scheduled = False
         self._running = False
         self._pool: ThreadPoolExecutor | None = None
@@ -97,7 +122,7 @@ class Predictor:
         """Answer with another champion from now on; rows that came before are still answered by the old one."""
         if self._pending and self._served is not None:
             self._queue.append((self._served, self._pending))
-            self._pending = []
+            self._pending = Rows()
             self._schedule()
         who = (served.card.name, served.card.version, served.schema.role)
         self._predictions = self._metrics.predictions.labels(*who)
@@ -114,10 +139,14 @@ class Predictor:
         received_ns
             ``time.monotonic_ns()`` when the request arrived.
         """
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._pending.append(Row(values, request_id, received_ns, answer))
         if not self._scheduled:
             self._schedule()
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        pending = self._pending
+        pending.values.append(values)
+        pending.request_ids.append(request_id)
+        pending.received_ns.append(received_ns)
+        pending.answers.append(answer)
         return answer
 
     def _schedule(self) -> None:
@@ -130,20 +159,19 @@ class Predictor:
         if self._queue:
             served, rows = self._queue.popleft()
         else:
-            served, rows, self._pending = self.served, self._pending, []
+            served, rows, self._pending = self.served, self._pending, Rows()
         if len(rows) > MAX_ROWS:
-            self._queue.appendleft((served, rows[MAX_ROWS:]))
-            rows = rows[:MAX_ROWS]
+            self._queue.appendleft((served, rows.cut(MAX_ROWS)))
         if rows:
             try:
                 self._run(served, rows)
             except Exception as error:  # noqa: BLE001 - whatever it was, the clients must be told, and the loop go on
-                _fail(rows, error)
+                rows.fail(error)
         if self._queue or self._pending:
             self._schedule()
 
-    def _run(self, served: Served, rows: list[Row]) -> None:
-        columns = served.fields.columns([row.values for row in rows])
+    def _run(self, served: Served, rows: Rows) -> None:
+        columns = served.fields.columns(rows.values)
         if columns.problems:
             rows, columns = _without_problems(rows, columns)
             if not rows:
@@ -158,41 +186,41 @@ class Predictor:
         run = asyncio.get_running_loop().run_in_executor(self._pool, _score, served, columns)
         run.add_done_callback(lambda done: self._after_thread(served, rows, columns, done))
 
-    def _after_thread(self, served: Served, rows: list[Row], columns: Columns, done: asyncio.Future[Any]) -> None:
+    def _after_thread(self, served: Served, rows: Rows, columns: Columns, done: asyncio.Future[Any]) -> None:
         self._running = False
         try:
             scores, failed = done.result()
             self._finish(served, rows, columns, scores, failed)
         except Exception as error:  # noqa: BLE001 - as in _flush
-            _fail(rows, error)
+            rows.fail(error)
         if self._queue or self._pending:
             self._schedule()
 
     def _finish(
         self,
         served: Served,
-        rows: list[Row],
+        rows: Rows,
         columns: Columns,
         scores: NDArray[np.float64],
         failed: dict[int, Exception],
     ) -> None:
         if failed:
             for index, error in failed.items():
-                _fail([rows[index]], error)
+                rows.take([index]).fail(error)
             keep = [index for index in range(len(rows)) if index not in failed]
             if not keep:
                 return
-            rows, columns, scores = [rows[i] for i in keep], _take(columns, keep), scores[keep]
-        request_ids = [row.request_id for row in rows]
-        answers = served.render(scores, request_ids)
-        self._append(served, rows, request_ids, columns, scores)
+            rows, columns, scores = rows.take(keep), _take(columns, keep), scores[keep]
+        answers = served.render(scores, rows.request_ids)
+        received = np.array(rows.received_ns, dtype=np.int64)
+        self._append(served, rows, received, columns, scores)
         finished = time.monotonic_ns()
         assert self._predictions is not None  # noqa: S101 - swap() ran before any row could come
         assert self._latency is not None  # noqa: S101
-        observe_many(self._latency, np.array([finished - row.received_ns for row in rows], dtype=np.float64) * 1e-9)
-        for row, answer in zip(rows, answers, strict=True):
-            if not row.answer.done():
-                row.answer.set_result(answer)
+        observe_many(self._latency, (finished - received).astype(np.float64) * 1e-9)
+        for future, answer in zip(rows.answers, answers, strict=True):
+            if not future.done():
+                future.set_result(answer)
         self._predictions.inc(len(rows))
         self._ok.inc(len(rows))
         self._metrics.rows_per_flush.observe(len(rows))
@@ -200,20 +228,18 @@ class Predictor:
     def _append(
         self,
         served: Served,
-        rows: list[Row],
-        request_ids: list[str],
+        rows: Rows,
+        received: NDArray[np.int64],
         columns: Columns,
         scores: NDArray[np.float64],
     ) -> None:
-        entity_of = served.fields.entity_of
-        entities = [entity_of(row.values) for row in rows]
-        received = np.array([row.received_ns for row in rows], dtype=np.int64)
+        entities = served.fields.entities_of(rows.values)
         wall, now = time.time_ns(), time.monotonic_ns()
         batch = EventBatch(
             schema=served.schema,
             times=(received + (wall - now)) // 1000,
             latencies=((now - received) // 1000).astype(np.uint32),
-            request_ids=request_ids,
+            request_ids=rows.request_ids,
             entities=entities,
             numbers=columns.numbers,
             strings=columns.strings,
@@ -221,7 +247,7 @@ class Predictor:
             origins=columns.origins,
             sampled=None
             if self._sample >= 1.0
-            else _sampled(served.schema.deployment, entities, request_ids, self._sample),
+            else _sampled(served.schema.deployment, entities, rows.request_ids, self._sample),
         )
         try:
             self._appender.append(batch)
@@ -298,19 +324,13 @@ def _sampled(
     )
 
 
-def _without_problems(rows: list[Row], columns: Columns) -> tuple[list[Row], Columns]:
+def _without_problems(rows: Rows, columns: Columns) -> tuple[Rows, Columns]:
     for index, problems in columns.problems.items():
-        _fail([rows[index]], InvalidFieldsError("the request has invalid fields", problems))
+        rows.take([index]).fail(InvalidFieldsError("the request has invalid fields", problems))
     keep = [index for index in range(len(rows)) if index not in columns.problems]
-    return [rows[i] for i in keep], _take(columns, keep)
+    return rows.take(keep), _take(columns, keep)
 
 
 def _take(columns: Columns, keep: list[int]) -> Columns:
     origins = None if columns.origins is None else columns.origins[keep]
     return Columns(columns.numbers[keep], columns.strings[keep], origins, {})
-
-
-def _fail(rows: Sequence[Row], error: Exception) -> None:
-    for row in rows:
-        if not row.answer.done():
-            row.answer.set_exception(error)
