@@ -34,6 +34,7 @@ def uvicorn(module: str, environment: dict[str, str] | None = None) -> Iterator[
     """A server of one worker on the server's core; gives its URL."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", f"{module}:app", "--port", str(port), "--no-access-log"]
+    command += ["--no-proxy-headers", "--no-server-header", "--no-date-header"]  # as the gateway runs it
     process = subprocess.Popen(
         ["taskset", "-c", str(SERVER_CORE), *command, "--log-level", "warning", "--backlog", "2048"],
         cwd=Path(__file__).parent,

@@ -133,6 +133,9 @@ def main() -> int:
             log.error("the worker cannot start", reason=str(error))
             return 2
         gc.collect()
+        # What a request allocates dies by its reference count; looking for cycles every 700 objects, Python's default,
+        # cost 7 % of the throughput.
+        gc.set_threshold(20_000, 50, 100)
         gc.freeze()  # what was imported lives for ever: keep the collector from walking it in the middle of a request
         uvloop.run(serve(gateway, channel, listen_fd, identity, settings.data_dir / "run"))
     return 0
