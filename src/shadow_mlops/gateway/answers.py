@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -104,16 +105,20 @@ def renderer(deployment: Deployment, card: ModelCard) -> Renderer:
 
 
 def _binary(decision: Decision, column: int, version: str) -> Renderer:
-    names = list(decision.tiers)
-    bounds = np.array(list(decision.tiers.values()), dtype=np.float64)
-    threshold = decision.threshold
+    names, bounds = list(decision.tiers), list(decision.tiers.values())
+    last, threshold = len(names) - 1, decision.threshold
 
     def render(scores: NDArray[np.float64], request_ids: Sequence[str]) -> list[Answer]:
-        probabilities = scores[:, column]
-        tiers = np.minimum(np.searchsorted(bounds, probabilities, side="left"), len(names) - 1)
         return [
-            BinaryAnswer(p, 1 if p >= threshold else 0, p if p >= 0.5 else 1.0 - p, names[tier], version, request_id)
-            for p, tier, request_id in zip(probabilities.tolist(), tiers.tolist(), request_ids, strict=True)
+            BinaryAnswer(
+                p,
+                1 if p >= threshold else 0,
+                p if p >= 0.5 else 1.0 - p,
+                names[min(bisect_left(bounds, p), last)],
+                version,
+                request_id,
+            )
+            for p, request_id in zip(scores[:, column].tolist(), request_ids, strict=True)
         ]
 
     return render

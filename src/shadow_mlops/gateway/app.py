@@ -122,6 +122,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.predictor.drain()
+        self.predictor.publish()
         self._events.close()
         self._outcomes.close()
 
@@ -136,6 +137,7 @@ class Gateway:
             beat for beat in (getattr(a, "beat", None) for a in (self._events, self._outcomes)) if beat is not None
         ]
         while True:
+            self.predictor.publish()
             for beat in beats:
                 beat()
             await asyncio.sleep(BEAT_SECONDS)
@@ -182,6 +184,7 @@ def _fastapi(
         return _json({"status": "ok"}, 200)
 
     async def _text() -> bytes:
+        gateway.predictor.publish()
         try:
             return await metrics_text()
         except ConnectionError as error:

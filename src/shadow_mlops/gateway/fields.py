@@ -90,6 +90,7 @@ class AcceptedFields:
         self._integers = np.array([k == "integer" for k in kinds], dtype=np.bool_)
         self._booleans = np.array([k == "boolean" for k in kinds], dtype=np.bool_)
         self._whole = np.flatnonzero(self._integers | self._booleans)
+        self._some_boolean = bool(self._booleans.any())
         self.row_type = self._generate()
         self._decoder = msgspec.json.Decoder(self.row_type)
 
@@ -161,7 +162,7 @@ class AcceptedFields:
             self._note(problems, np.abs(numbers) > _LARGEST, f"is too large: at most {_LARGEST:.3g} in magnitude")
         if self._whole.size:
             whole = numbers[:, self._whole]
-            if (np.floor(whole) != whole).any() or self._booleans.any():
+            if self._some_boolean or (np.floor(whole) != whole).any():
                 self._check_whole(numbers, problems)
         strings, text_origins = self._strings(rows, problems)
         origins = self._origins(numbers, absent, text_origins) if some_unknown or text_origins is not None else None

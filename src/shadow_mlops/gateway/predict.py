@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from prometheus_client import Counter, Histogram
 
 from shadow_mlops.domain.errors import InvalidFieldsError, LogError, PredictionError, UnavailableError
 from shadow_mlops.eventlog.records import EventBatch
@@ -63,6 +62,14 @@ class Rows:
                 answer.set_exception(error)
 
 
+@dataclass(slots=True)
+class Tally:
+    """What one model's flushes counted since the metrics were last brought up to date, an item each, in nanoseconds."""
+
+    latencies: list[NDArray[np.int64]] = field(default_factory=list)
+    appends: list[int] = field(default_factory=list)
+
+
 class Predictor:
     """Collects the rows of a tick and answers them.
 
@@ -98,8 +105,7 @@ class Predictor:
         self._running = False
         self._pool: ThreadPoolExecutor | None = None
         self._served: Served | None = None
-        self._predictions: Counter | None = None
-        self._latency: Histogram | None = None
+        self._tallies: dict[tuple[str, str, str], Tally] = {}
         self._lost = metrics.events_lost.labels("events")
         self._ok = metrics.requests.labels("/predict", "200")
         self._complained = 0.0
@@ -124,10 +130,23 @@ class Predictor:
             self._queue.append((self._served, self._pending))
             self._pending = Rows()
             self._schedule()
-        who = (served.card.name, served.card.version, served.schema.role)
-        self._predictions = self._metrics.predictions.labels(*who)
-        self._latency = self._metrics.latency.labels(*who)
         self._served = served
+
+    def publish(self) -> None:
+        """Bring the metrics up to date; called some 20 times a second.
+
+        Eight increments of shared counters for each tick took a sixth of the time of a prediction that comes alone. A
+        killed worker takes the last twentieth of a second of its counters with it, never of its events.
+        """
+        tallies, self._tallies = self._tallies, {}
+        for who, tally in tallies.items():
+            latencies = np.concatenate(tally.latencies).astype(np.float64)
+            observe_many(self._metrics.latency.labels(*who), latencies * 1e-9)
+            rows = np.array([len(each) for each in tally.latencies], dtype=np.float64)
+            observe_many(self._metrics.rows_per_flush, rows)
+            observe_many(self._metrics.append_seconds, np.array(tally.appends, dtype=np.float64) * 1e-9)
+            self._metrics.predictions.labels(*who).inc(len(latencies))
+            self._ok.inc(len(latencies))
 
     def submit(self, values: tuple[Any, ...], request_id: str, received_ns: int) -> asyncio.Future[Answer]:
         """Queue decoded values for this tick's run.
@@ -213,17 +232,14 @@ class Predictor:
             rows, columns, scores = rows.take(keep), _take(columns, keep), scores[keep]
         answers = served.render(scores, rows.request_ids)
         received = np.array(rows.received_ns, dtype=np.int64)
-        self._append(served, rows, received, columns, scores)
+        schema = served.schema
+        tally = self._tallies.setdefault((schema.model, schema.version, schema.role), Tally())
+        tally.appends.append(self._append(served, rows, received, columns, scores))
         finished = time.monotonic_ns()
-        assert self._predictions is not None  # noqa: S101 - swap() ran before any row could come
-        assert self._latency is not None  # noqa: S101
-        observe_many(self._latency, (finished - received).astype(np.float64) * 1e-9)
+        tally.latencies.append(finished - received)
         for future, answer in zip(rows.answers, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
-        self._predictions.inc(len(rows))
-        self._ok.inc(len(rows))
-        self._metrics.rows_per_flush.observe(len(rows))
 
     def _append(
         self,
@@ -232,7 +248,8 @@ class Predictor:
         received: NDArray[np.int64],
         columns: Columns,
         scores: NDArray[np.float64],
-    ) -> None:
+    ) -> int:
+        # how long the append took, in nanoseconds
         entities = served.fields.entities_of(rows.values)
         wall, now = time.time_ns(), time.monotonic_ns()
         batch = EventBatch(
@@ -256,7 +273,7 @@ class Predictor:
             self.log_failure = None
         except (LogError, OSError) as error:
             self._lose(len(rows), error)
-        self._metrics.append_seconds.observe((time.monotonic_ns() - now) * 1e-9)
+        return time.monotonic_ns() - now
 
     def _lose(self, count: int, error: Exception) -> None:
         self.log_failure = str(error)
