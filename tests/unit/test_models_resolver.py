@@ -119,7 +119,7 @@ def test_a_refused_champion_leaves_the_old_one(resolver, flip, monkeypatch, cloc
         attempts.append(directory)
         raise ModelRefusedError("it answers its recorded rows otherwise")
 
-    monkeypatch.setattr(resolving, "load_model", refusing)
+    monkeypatch.setattr(resolving, "load_elsewhere", refusing)
     flip(champion=3)
     after = resolver.step()
     assert roles(after) == (V[1], {"challenger": V[2]})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,3 +94,40 @@ def _warm_up(runtime: Runtime, rows: Rows) -> float:
         runtime.predict(one.numbers, one.strings)
         durations.append(time.perf_counter() - begun)
     return float(np.median(durations)) if durations else 0.0
+
+
+def load_elsewhere(directory: Path, *, seconds: float = 60.0) -> None:
+    """Load a prepared directory in a process of its own, as :func:`load_model` does, and let it go.
+
+    A model that hangs, crashes or leaves threads behind then harms nobody who has other models to look after.
+
+    Raises
+    ------
+    ModelRefusedError
+        As :func:`load_model`, or when the process dies or takes too long.
+    """
+    command = [sys.executable, "-m", "shadow_mlops.models.loading", str(directory)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise ModelRefusedError(f"{directory} does not load within {seconds:g} s") from None
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines()
+        raise ModelRefusedError(said[-1] if said else f"loading {directory} ended with {done.returncode}")
+
+
+def main() -> int:
+    """Load the directory that the command line names."""
+    try:
+        load_model(Path(sys.argv[1]))
+    except ModelRefusedError as error:
+        sys.stderr.write(f"{' '.join(str(error).split())}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # Threads that a model has started must not keep this process: its answer is all that was wanted.
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)

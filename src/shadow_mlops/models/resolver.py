@@ -15,7 +15,7 @@ import structlog
 from shadow_mlops.domain.errors import ModelError, ModelNotFoundError, ModelRefusedError, RegistryError
 from shadow_mlops.domain.models import Serving
 from shadow_mlops.models.foreign import RecentRows
-from shadow_mlops.models.loading import load_model
+from shadow_mlops.models.loading import load_elsewhere
 from shadow_mlops.models.preparation import MODELS, no_traffic, prepare, prepared_directory
 from shadow_mlops.models.prepared import CARD
 from shadow_mlops.models.registry import Registry
@@ -167,7 +167,7 @@ class Resolver:
                 allow_pickle=self._allow_pickle,
                 recent_rows=self._recent_rows,
             )
-            load_model(directory)
+            load_elsewhere(directory)
         except (ModelNotFoundError, ModelRefusedError, RegistryError, OSError) as error:  # OSError: a full disk
             last = self._refused.get(number)
             pause = min(_LAST_RETRY, last.pause * 2) if last else _FIRST_RETRY

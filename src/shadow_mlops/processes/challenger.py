@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from shadow_mlops.models.serving import read_serving
 from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.logfiles import open_log
 from shadow_mlops.processes.settings import Settings
-from shadow_mlops.processes.spawn import settings_from_environment
+from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
 from shadow_mlops.telemetry.metrics import open_metrics
 
@@ -92,4 +91,4 @@ def run(settings: Settings, name: str, *, parent: int | None = None, loader: str
 
 
 if __name__ == "__main__":
-    run(settings_from_environment(), sys.argv[1], parent=os.getppid())
+    run(settings_from_environment(), sys.argv[1], parent=parent_from_environment())

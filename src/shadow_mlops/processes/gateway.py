@@ -21,7 +21,7 @@ from shadow_mlops.gateway.limiter import create_table
 from shadow_mlops.processes.channel import Message, serve_worker
 from shadow_mlops.processes.files import RATE_TABLE, write_word
 from shadow_mlops.processes.settings import Settings
-from shadow_mlops.processes.spawn import settings_from_environment, signal_quietly, start
+from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment, signal_quietly, start
 from shadow_mlops.telemetry.logs import configure_logs
 from shadow_mlops.telemetry.metrics import merged_text, open_metrics
 
@@ -108,7 +108,7 @@ class GatewayParent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._request_roll)
-        parent = os.getppid()
+        parent = parent_from_environment()
         metrics = open_metrics(self.settings.data_dir / "run" / "metrics", "gateway-parent")
         restarts = metrics.process_restarts
         sync = asyncio.create_task(self._sync())

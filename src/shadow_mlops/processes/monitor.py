@@ -20,7 +20,7 @@ from shadow_mlops.monitor.retention import Limits, Retainer
 from shadow_mlops.monitor.state import read_state
 from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.settings import Settings
-from shadow_mlops.processes.spawn import settings_from_environment
+from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
 from shadow_mlops.telemetry.metrics import open_metrics
 
@@ -97,4 +97,4 @@ def build(settings: Settings) -> tuple[Monitor, Ledger]:
 
 
 if __name__ == "__main__":
-    run(settings_from_environment(), parent=os.getppid())
+    run(settings_from_environment(), parent=parent_from_environment())

@@ -25,7 +25,7 @@ from shadow_mlops.models.resolver import Resolver
 from shadow_mlops.processes.files import write_word
 from shadow_mlops.processes.lifetime import Lifetime
 from shadow_mlops.processes.settings import Settings
-from shadow_mlops.processes.spawn import settings_from_environment
+from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
 
 log = structlog.get_logger()
@@ -134,7 +134,7 @@ def _has(batch: EventBatch, signature: Signature) -> bool:
 def main() -> None:
     """Run with the settings that the parent passed on."""
     settings = settings_from_environment()
-    run(settings, load_deployment(settings.deployment_file), parent=os.getppid())
+    run(settings, load_deployment(settings.deployment_file), parent=parent_from_environment())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from shadow_mlops.processes.settings import Settings
 
 _VARIABLE = "SHADOW_SETTINGS"
+_PARENT = "SHADOW_PARENT"
 
 
 def settings_to_environment(settings: Settings) -> dict[str, str]:
@@ -49,10 +50,20 @@ def start(
     """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
-        env={**settings_to_environment(settings), **(environment or {})},
+        env={**settings_to_environment(settings), _PARENT: str(os.getpid()), **(environment or {})},
         pass_fds=tuple(pass_fds),
         process_group=0,
     )
+
+
+def parent_from_environment() -> int:
+    """Process id of the parent that started this process.
+
+    The child cannot ask the kernel: a parent that is killed while the child still imports has already been replaced by
+    another one then, and the child would wait for that one's end for ever.
+    """
+    passed = os.environ.pop(_PARENT, None)
+    return int(passed) if passed else os.getppid()
 
 
 def signal_quietly(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

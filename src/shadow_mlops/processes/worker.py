@@ -25,7 +25,7 @@ from shadow_mlops.processes.files import RATE_TABLE
 from shadow_mlops.processes.lifetime import only_one
 from shadow_mlops.processes.logfiles import open_log
 from shadow_mlops.processes.settings import Settings
-from shadow_mlops.processes.spawn import settings_from_environment
+from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
 from shadow_mlops.telemetry.metrics import open_metrics
 
@@ -94,7 +94,7 @@ async def serve(gateway: Gateway, channel: WorkerChannel, listen_fd: int, identi
     )
     server = uvicorn.Server(config)
 
-    parent = os.getppid()
+    parent = parent_from_environment()
 
     def orphaned() -> None:
         tasks.append(asyncio.create_task(bridge()))

@@ -1,0 +1,48 @@
+"""Starting processes: settings arrive unchanged, secrets stay, the session is kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from shadow_mlops.processes.settings import Settings
+from shadow_mlops.processes.spawn import settings_from_environment, settings_to_environment, start
+
+
+def test_a_child_keeps_the_session_and_leads_a_group_of_its_own():
+    child = start("http.server", Settings(), ["0", "--bind", "127.0.0.1"])
+    try:
+        # In another session the kernel would give a challenger as much of a core as the gateway (ADR 0008).
+        assert os.getsid(child.pid) == os.getsid(0)
+        assert os.getpgid(child.pid) == child.pid
+    finally:
+        child.terminate()
+        child.wait(10)
+
+
+def test_settings_arrive_as_they_were_without_the_operators_token(tmp_path: Path, monkeypatch):
+    settings = Settings(data_dir=tmp_path, api_workers=3, operator_token="secret", rate_limit_requests=7)
+    environment = settings_to_environment(settings)
+    assert "secret" not in environment["SHADOW_SETTINGS"]
+    monkeypatch.setenv("SHADOW_SETTINGS", environment["SHADOW_SETTINGS"])
+    monkeypatch.setenv("API_WORKERS", "9")
+    arrived = settings_from_environment()
+    assert (arrived.data_dir, arrived.api_workers, arrived.rate_limit_requests) == (tmp_path, 3, 7)
+
+
+def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path):
+    shadow = str(Path(sys.executable).with_name("shadow"))
+    done = subprocess.run(
+        [shadow, "doctor"],
+        cwd=tmp_path,
+        env=os.environ | {"API_PORT": "many"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("shadow: API_PORT: ")
+    assert len(done.stderr.strip().splitlines()) == 1
