@@ -27,7 +27,7 @@ KILL_EVERY = 5.0
 DISK_BYTES = 160 * 2**20
 DECLARED_BYTES = 96 * 2**20
 HOUR = 3600
-DRAIN_SECONDS = 900.0
+DRAIN_SECONDS = 300.0
 VERIFY_SECONDS = 600.0  # figures of shorter runs on a shared machine say little
 MOST_ABOVE = {0.0005: 0.001, 0.01: 0.0001}
 """Seconds -> largest share of appends that may take longer: p99.9 and p99.99."""
