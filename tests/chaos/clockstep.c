@@ -3,11 +3,15 @@
  * cc -shared -fPIC -O2 -o clockstep.so clockstep.c -ldl
  * LD_PRELOAD=clockstep.so CLOCK_STEP_FILE=eight-byte-file program
  *
- * The monotonic clocks stay true, as they do when an administrator or NTP steps the real one.
+ * The monotonic clocks stay true, as they do when an administrator or NTP steps the real one. The kernel's clock stays
+ * as it is, so deadlines by the wall clock are moved back to it: without that a thread that waits "until a second from
+ * now" (ONNX Runtime has one) would spin.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -49,4 +53,23 @@ time_t time(time_t *where) {
     clock_gettime(CLOCK_REALTIME, &now);
     if (where) *where = now.tv_sec;
     return now.tv_sec;
+}
+
+static struct timespec kernel_deadline(const struct timespec *deadline) {
+    struct timespec moved = *deadline;
+    if (step) moved.tv_sec -= *step;
+    return moved;
+}
+
+int pthread_cond_timedwait(pthread_cond_t *restrict condition, pthread_mutex_t *restrict mutex,
+                           const struct timespec *restrict deadline) {
+    /* a condition may be bound to the monotonic clock, which counts from boot: nobody waits until 2001 */
+    if (deadline->tv_sec < 1000000000) return pthread_cond_clockwait(condition, mutex, CLOCK_MONOTONIC, deadline);
+    struct timespec moved = kernel_deadline(deadline);
+    return pthread_cond_clockwait(condition, mutex, CLOCK_REALTIME, &moved);
+}
+
+int sem_timedwait(sem_t *restrict semaphore, const struct timespec *restrict deadline) {
+    struct timespec moved = kernel_deadline(deadline);
+    return sem_clockwait(semaphore, CLOCK_REALTIME, &moved);
 }
