@@ -8,13 +8,14 @@ import msgspec
 import pytest
 
 from shadow_mlops.domain.events import EVENTS, Span, Status, results_stream
+from shadow_mlops.durable import replace_durably
 from shadow_mlops.eventlog.memory import MemoryLog
 from shadow_mlops.monitor.account import Totals
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.monitor.publishing import accounting
 from shadow_mlops.monitor.repeats import RepeatedIds
 from shadow_mlops.monitor.sampleindex import SampleIndex
-from shadow_mlops.monitor.state import MonitorState, read_state, write_durably
+from shadow_mlops.monitor.state import MonitorState, read_state
 from shadowing import RESULTS, events, results
 
 P, T, E, U = Status.PAIRED, Status.TIMED_OUT, Status.ERRORED, Status.UNSAMPLED
@@ -197,7 +198,7 @@ def test_long_runs_of_wholly_sampled_frames_cost_no_memory() -> None:
 def test_a_damaged_state_is_set_aside_and_counting_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "accounting.json"
     assert read_state(path) == MonitorState()
-    write_durably(path, MonitorState(events=7))
+    replace_durably(path, msgspec.json.encode(MonitorState(events=7)))
     assert read_state(path).events == 7
     path.write_bytes(b'{"events": 7')
     assert read_state(path) == MonitorState()

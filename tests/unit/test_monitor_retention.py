@@ -221,7 +221,7 @@ def test_what_is_not_saved_is_not_removed(host: Host, monkeypatch: pytest.Monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shadow_mlops.monitor.loop.write_durably", full)
+    monkeypatch.setattr("shadow_mlops.monitor.loop.replace_durably", full)
     for _ in range(60):
         host.gateway.append(events([0] * 20))
         host.monitor.round()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.processes.settings import load_settings
 
 
 def challenger(
     name: Annotated[str, typer.Argument(help="Its alias in the registry: challenger or challenger-NAME.")],
-    deployment: Annotated[
-        Path | None, typer.Option(help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the log and the models live (DATA_DIR).", show_default=False)
-    ] = None,
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Shadow with one challenger in the foreground, at idle priority.
 

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.domain.errors import ShadowError
 from shadow_mlops.processes.settings import Settings, load_settings
 
@@ -29,12 +30,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def doctor(
-    deployment: Annotated[
-        Path | None, typer.Option(help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the log and the models live (DATA_DIR).", show_default=False)
-    ] = None,
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
     """Check settings, deployment file, disk, log, prepared models and scheduling; changes nothing.

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.processes.settings import load_settings
 
 
 def gateway(
     port: Annotated[int | None, typer.Option(help="Port (API_PORT).", show_default=False)] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes (API_WORKERS).", show_default=False)] = None,
-    deployment: Annotated[
-        Path | None, typer.Option(help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the log and the models live (DATA_DIR).", show_default=False)
-    ] = None,
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Serve predictions only: workers, the alias resolver, durable log. `shadow up` runs this and the rest.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import ModelRefusedError
 from shadow_mlops.domain.models import ModelCard
@@ -20,13 +20,6 @@ from shadow_mlops.processes.settings import Settings, load_settings
 
 app = typer.Typer(help="Model versions in the registry.", no_args_is_help=True)
 
-DeploymentOption = Annotated[
-    Path | None, typer.Option("--deployment", help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
-]
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Where the log, the models and the registry live (DATA_DIR).", show_default=False),
-]
 NameOption = Annotated[
     str, typer.Option("--name", help="Registered model; by default the deployment's.", show_default=False)
 ]

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.processes.settings import load_settings
 
 
 def monitor(
-    deployment: Annotated[
-        Path | None, typer.Option(help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the log and the models live (DATA_DIR).", show_default=False)
-    ] = None,
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Run the monitor in the foreground: retention and accounting of the event log.
 

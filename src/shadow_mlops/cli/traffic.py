@@ -21,8 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from shadow_mlops.cli.latencies import Latencies
 from shadow_mlops.cli.loadclient import Exchange, Pool, run_schedule
+from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.cli.trafficrows import Label, Row, accepted_fields, example_rows, file_rows, read_table
+from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import SettingsError
+from shadow_mlops.processes.files import gateway_url
+from shadow_mlops.processes.settings import load_settings
 
 _LABELS_PER_POST = 500
 _LABEL_PAUSE_SECONDS = 0.1
@@ -284,7 +288,9 @@ def _file(url: str, data: Path, target: str | None, entity: str | None, count: i
 
 
 def traffic(  # noqa: PLR0917 - one parameter per option
-    url: Annotated[str, typer.Option(help="Where the gateway answers.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str | None, typer.Option(help="Where the gateway answers. [default: the one that runs on the data directory]")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="CSV or Parquet file whose rows to send.")] = None,
     target: Annotated[str | None, typer.Option(help="Column of the label; reported to /outcomes, not sent.")] = None,
     entity: Annotated[str | None, typer.Option("--id", help="Column that identifies the customer.")] = None,
@@ -299,6 +305,8 @@ def traffic(  # noqa: PLR0917 - one parameter per option
     connections: Annotated[int, typer.Option(min=1, max=4096, help="Most connections open at once.")] = 64,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds after which a request is given up.")] = 10.0,
     output: Annotated[Literal["text", "json"], typer.Option("--format", help="Form of the summary.")] = "text",
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Send rows at a fixed rate, whatever the answers do, and report their labels later.
 
@@ -310,6 +318,10 @@ def traffic(  # noqa: PLR0917 - one parameter per option
         raise SettingsError("give either --data FILE --target COL or --example churn")
     if data is not None and drift_at is not None:
         raise SettingsError("--drift-at needs --example churn: the rows of a file are what they are")
+    settings = load_settings(deployment_file=deployment, data_dir=data_dir)
+    url = url or gateway_url(settings)
+    if deployment is not None and entity is None:
+        entity = load_deployment(deployment).entity
     rows, total = _example(count, drift_at, seed) if data is None else _file(url, data, target, entity, count)
     sender = Traffic(url, rows, rate=rate, label_delay=label_delay, connections=connections, timeout=timeout)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

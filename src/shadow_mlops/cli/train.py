@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shadow_mlops.cli.options import DataDirOption
 from shadow_mlops.deployment import load_deployment, parse_deployment
 from shadow_mlops.domain.errors import ConflictError, ModelNotFoundError, SettingsError, TrainingError
 from shadow_mlops.domain.models import ModelCard, Task
@@ -170,7 +171,7 @@ def train(  # noqa: PLR0917 - one parameter per option
         str | None, typer.Option(help="Challenger's version. [default: the next minor version]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing shadow.yaml.")] = False,
-    data_dir: Annotated[Path | None, typer.Option(help="Data folder. [default: DATA_DIR or .shadow]")] = None,
+    data_dir: DataDirOption = None,
 ) -> None:
     """Train a linear champion and a boosted challenger, register both, write shadow.yaml.
 

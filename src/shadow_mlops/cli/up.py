@@ -9,18 +9,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.processes.settings import Settings, load_settings
 
 
 def up(
     port: Annotated[int | None, typer.Option(help="Port (API_PORT).", show_default=False)] = None,
     workers: Annotated[int | None, typer.Option(help="Gateway workers (API_WORKERS).", show_default=False)] = None,
-    deployment: Annotated[
-        Path | None, typer.Option(help="Deployment file (DEPLOYMENT_FILE).", show_default=False)
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the log and the models live (DATA_DIR).", show_default=False)
-    ] = None,
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Replace workers when the code or the YAML changes.")
     ] = False,

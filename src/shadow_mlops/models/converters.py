@@ -17,6 +17,8 @@ from skl2onnx.common.shape_calculator import (
 from skl2onnx.operator_converters.common import concatenate_variables
 from sklearn.impute import SimpleImputer
 
+from shadow_mlops.models.conversion import ConversionError
+
 _IMPUTER = "SklearnSimpleImputer"
 
 
@@ -78,7 +80,7 @@ def _convert_imputer(scope: Any, operator: Any, container: Any) -> None:
     double = isinstance(operator.inputs[0].type, DoubleTensorType)
     number = TensorProto.DOUBLE if double else TensorProto.FLOAT
     if not isinstance(imputer.missing_values, float):  # NaN is the only mark of a missing number here
-        raise NotImplementedError(f"SimpleImputer(missing_values={imputer.missing_values!r})")
+        raise ConversionError(f"SimpleImputer(missing_values={imputer.missing_values!r}) has no ONNX form")
 
     def name(text: str) -> str:
         return str(scope.get_unique_variable_name(text))

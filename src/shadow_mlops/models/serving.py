@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from shadow_mlops.domain.errors import ModelError
 from shadow_mlops.domain.models import Serving
+from shadow_mlops.durable import replace_durably
 
 SERVING = "serving.json"
 """Its name in the data directory."""
@@ -38,19 +38,7 @@ def publish_serving(path: Path, serving: Serving) -> None:
     ModelError
         If it cannot be written; the old word stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(serving), indent=2))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_durably(path, msgspec.json.format(msgspec.json.encode(serving), indent=2))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ModelError(f"{path} cannot be written: {error}") from error

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import msgspec
 import structlog
 
+from shadow_mlops.durable import replace_durably
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.monitor.publishing import Publisher
 from shadow_mlops.monitor.retention import Retainer
-from shadow_mlops.monitor.state import write_durably
 
 log = structlog.get_logger()
 
@@ -64,7 +65,7 @@ class Monitor:
         """Write the ledger's state; False, with a message, if the disk does not take it."""
         self._next_save = time.monotonic() + _SAVE_SECONDS
         try:
-            write_durably(self._path, self._ledger.state)
+            replace_durably(self._path, msgspec.json.encode(self._ledger.state))
         except OSError as error:
             if str(error) != self._unsaved:
                 log.warning("counts cannot be saved", problem=str(error))

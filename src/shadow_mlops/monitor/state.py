@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -78,24 +77,3 @@ def read_state(path: Path) -> MonitorState:
     path.replace(aside)
     log.error("saved counts cannot be read, counting begins anew", problem=problem, set_aside=str(aside))
     return MonitorState()
-
-
-def write_durably(path: Path, value: msgspec.Struct) -> None:
-    """Replace the file as a whole: after a crash or a loss of power it is the old one or the new one.
-
-    Raises
-    ------
-    OSError
-        It is the old one still.
-    """
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(msgspec.json.encode(value))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from shadow_mlops.processes.settings import Settings
+
 RATE_TABLE = "rate-limit.table"
 """Under ``run/``: made anew by each gateway parent, counted in by its workers."""
 
@@ -22,3 +24,12 @@ def write_word(path: Path, content: object) -> None:
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
+
+
+def gateway_url(settings: Settings) -> str:
+    """Where the gateway of this data directory answers, as it last said; else the port of the settings."""
+    try:
+        word = msgspec.json.decode((settings.data_dir / "run" / "gateway.json").read_bytes(), type=dict)
+    except (OSError, msgspec.DecodeError):
+        word = {}
+    return f"http://127.0.0.1:{word.get('port', settings.api_port)}"
