@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 
 def _command(name: str) -> Callable[[], bool]:
@@ -56,6 +57,7 @@ SERVICES: dict[str, tuple[str, Callable[[], bool]]] = {
     "needs_tmpfs": ("the right to mount a tmpfs", _tmpfs),
     "needs_cc": ("a C compiler", _command("cc")),
     "needs_lightgbm": ("lightgbm", lambda: importlib.util.find_spec("lightgbm") is not None),
+    "needs_xgboost": ("xgboost", lambda: importlib.util.find_spec("xgboost") is not None),
 }
 _ABSENT = pytest.StashKey[Counter[str]]()
 
@@ -98,3 +100,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     absent = config.stash.get(_ABSENT, Counter())
     if absent:
         terminalreporter.write_line(f"{_counted(absent)} (absent here)", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_by_default() -> Iterator[None]:
+    # a command that is run in this process sets its own level, and the next test would see fewer lines
+    yield
+    structlog.reset_defaults()

@@ -28,6 +28,7 @@ IMPORT_NAMES = {
     "mlflow-skinny": "mlflow",
     "scikit-learn": "sklearn",
     "protobuf": "google",
+    "xgboost-cpu": "xgboost",
 }
 PATH_OF_A_REQUEST = {
     "access",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shadow_mlops.domain.errors import (
     ConflictError,
     DeploymentError,
+    ImportFileError,
     ModelError,
     SettingsError,
     ShadowError,
@@ -16,6 +17,7 @@ _CODES: tuple[tuple[type[ShadowError], int], ...] = (
     (DeploymentError, 2),
     (SettingsError, 2),
     (TrainingError, 2),
+    (ImportFileError, 2),
     (ConflictError, 3),
     (ModelError, 4),
     (UnavailableError, 5),

@@ -10,7 +10,9 @@
     │   ├── BodyTooLargeError      more bytes or rows than allowed
     │   ├── ContentTypeError       not application/json
     │   ├── InvalidFieldsError     a field is unknown, absent, or of the wrong type
-    │   └── RateLimitedError       more requests than the limit allows
+    │   ├── RateLimitedError       more requests than the limit allows
+    │   ├── UnauthenticatedError   no credentials, or wrong ones
+    │   └── ForbiddenError         credentials of somebody who may not do this
     ├── ConflictError              the state forbids it (pinned version, name already running)
     ├── UnavailableError           try again later (no model yet, log not writable)
     ├── LogError                   the event log
@@ -21,9 +23,12 @@
     │   ├── ModelRefusedError      a version that may not serve, with the reason
     │   ├── RegistryError          the registry does not answer
     │   └── PredictionError        a model failed on given rows
+    ├── LakeError                  the archive
+    ├── StateError                 the SQL database of audit and evidence
+    ├── ImportFileError            a file whose rows cannot be taken over (path, row, column)
     └── TrainingError              data that cannot be trained on
 
-HTTP status codes and exit codes are given to these in one place each: ``gateway.errors`` and ``cli.exits``.
+HTTP status codes and exit codes are given to these in one place each: ``httperrors`` and ``cli.exits``.
 """
 
 from __future__ import annotations
@@ -102,6 +107,14 @@ class RateLimitedError(RequestError):
         self.reset_seconds = reset_seconds
 
 
+class UnauthenticatedError(RequestError):
+    """Nobody is named who may do this; the message says where the token is."""
+
+
+class ForbiddenError(RequestError):
+    """Whoever is named may not do this."""
+
+
 class ConflictError(ShadowError):
     """The state of the system forbids it."""
 
@@ -140,6 +153,18 @@ class RegistryError(ModelError):
 
 class PredictionError(ModelError):
     """A model failed on the given rows."""
+
+
+class LakeError(ShadowError):
+    """The archive cannot be read or written."""
+
+
+class StateError(ShadowError):
+    """The SQL database cannot be read or written."""
+
+
+class ImportFileError(ShadowError):
+    """A file whose rows cannot be taken over; the message names the row or the column, and what to do."""
 
 
 class TrainingError(ShadowError):

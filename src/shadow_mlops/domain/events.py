@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from enum import IntEnum
 from typing import Literal, TypeAlias
@@ -14,6 +15,9 @@ Stream: TypeAlias = str
 EVENTS: Stream = "events"
 OUTCOMES: Stream = "outcomes"
 RESULTS_PREFIX = "results/"
+REPLAYS_PREFIX = "replays/"
+_STREAM_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-")
+_LONGEST_NAME = 200  # a file name has at most 255 bytes
 
 
 def results_stream(challenger: str) -> Stream:
@@ -23,6 +27,21 @@ def results_stream(challenger: str) -> Stream:
     'results/challenger'
     """
     return RESULTS_PREFIX + challenger
+
+
+def replays_stream(version: str) -> Stream:
+    """Stream into which a replay with that version writes; another version has another stream.
+
+    >>> replays_stream("3.0.0-beta"), replays_stream("1/2 ü")
+    ('replays/3.0.0-beta', 'replays/1_2f2_20_c3_bc')
+    """
+    data = version.encode("utf-8", "surrogatepass")
+    name = "".join(chr(byte) if chr(byte) in _STREAM_LETTERS else f"_{byte:02x}" for byte in data)
+    if name.startswith((".", "-")):
+        name = f"_{data[0]:02x}{name[1:]}"
+    if len(name) > _LONGEST_NAME:
+        name = f"{name[:100]}__{hashlib.sha256(data).hexdigest()[:32]}"
+    return REPLAYS_PREFIX + (name or "_")
 
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")

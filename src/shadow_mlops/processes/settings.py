@@ -42,6 +42,18 @@ class Settings(BaseSettings):
         "normal", description="full: an answer leaves only when its event survives a loss of power."
     )
     mlflow_tracking_uri: str = Field("", description="MLflow registry; empty: SQLite in DATA_DIR.")
+    state_url: str = Field(
+        "", description="SQLAlchemy URL of the database of audit and evidence; empty: SQLite in DATA_DIR."
+    )
+    console_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Loopback port of the console, to which the gateway forwards; 0 takes a free one.",
+    )
+    pyfunc_python: str = Field(
+        "", description="Python interpreter that runs MLflow pyfunc models (needs ALLOW_PICKLE); empty: this one."
+    )
     allow_pickle: bool = Field(False, description="Allow models whose loading runs code from the artefact (pickle).")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="Largest request body.")
     max_batch_rows: int = Field(1000, ge=1, description="Most instances in one batch request.")

@@ -141,6 +141,30 @@ class AcceptedFields:
         except ValueError:
             raise InvalidFieldsError(f"instance {index} is wrong", self.problems_of(instance, index)) from None
 
+    def convert_all(self, instances: Sequence[Any]) -> tuple[list[tuple[Any, ...]], Columns]:
+        """Values of all parsed instances of a batch, checked; the same as columns.
+
+        Raises
+        ------
+        InvalidFieldsError
+            Every problem of every instance is told at once, with its index.
+        """
+        problems: list[Problem] = []
+        rows: dict[int, tuple[Any, ...]] = {}
+        for index, instance in enumerate(instances):
+            try:
+                rows[index] = self.convert(instance, index)
+            except InvalidFieldsError as error:
+                problems.extend(error.problems)
+        values, indices = list(rows.values()), list(rows)
+        columns = self.columns(values)
+        for position, found in columns.problems.items():
+            problems.extend(Problem(p.field, p.problem, indices[position]) for p in found)
+        if problems:
+            problems.sort(key=lambda p: p.index or 0)
+            raise InvalidFieldsError("the batch has invalid instances; none was answered", problems)
+        return values, columns
+
     def entities_of(self, rows: Sequence[tuple[Any, ...]]) -> list[str | None]:
         """The entities of decoded values, as text."""
         if self.entity is None:

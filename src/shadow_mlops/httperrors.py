@@ -10,11 +10,18 @@ from shadow_mlops.domain.errors import (
     BodyTooLargeError,
     ConflictError,
     ContentTypeError,
+    ForbiddenError,
     InvalidFieldsError,
+    LakeError,
     MalformedBodyError,
+    ModelNotFoundError,
+    ModelRefusedError,
     RateLimitedError,
+    RegistryError,
     RequestError,
     ShadowError,
+    StateError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -26,7 +33,14 @@ _STATUS: tuple[tuple[type[ShadowError], int, str], ...] = (
     (ContentTypeError, 415, "unsupported_media_type"),
     (InvalidFieldsError, 422, "invalid_fields"),
     (RateLimitedError, 429, "rate_limited"),
+    (UnauthenticatedError, 401, "unauthenticated"),
+    (ForbiddenError, 403, "forbidden"),
     (ConflictError, 409, "conflict"),
+    (ModelNotFoundError, 404, "not_found"),
+    (ModelRefusedError, 409, "model_refused"),
+    (RegistryError, 503, "unavailable"),
+    (StateError, 503, "unavailable"),
+    (LakeError, 503, "unavailable"),
     (UnavailableError, 503, "unavailable"),
 )
 _HTTP_CODES = {
@@ -80,4 +94,6 @@ def _headers(error: ShadowError, status: int) -> dict[str, str]:
             "RateLimit-Remaining": str(error.remaining),
             "RateLimit-Reset": str(error.reset_seconds),
         }
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
     return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
