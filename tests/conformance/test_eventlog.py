@@ -23,7 +23,7 @@ from shadow_mlops.domain.events import (
 from shadow_mlops.eventlog.memory import MemoryLog
 from shadow_mlops.eventlog.records import NO_TIME, OutcomeBatch, ResultBatch
 from shadow_mlops.eventlog.retention import Retention
-from shadow_mlops.eventlog.seam import Gone, Skipped
+from shadow_mlops.eventlog.seam import Frame, Gone, Skipped
 from shadow_mlops.eventlog.segments import SegmentLog
 
 
@@ -417,6 +417,27 @@ def test_an_ordered_tail_waits_for_the_slowest_writer(bench: Bench) -> None:
     assert tail.poll_ordered(9) == []
     two.close()
     assert ids_of(tail.poll_ordered(9)) == ["3"]
+
+
+def test_the_horizon_of_an_ordered_tail_lies_before_all_that_is_still_to_come(bench: Bench) -> None:
+    one, two = (bench.log.appender(EVENTS, writer=f"w{i}") for i in range(2))
+    tail = bench.log.tail(EVENTS)
+    for writer in (one, two, two, one, two):
+        writer.append(events(["x"]))
+        while tail.poll_ordered(9):
+            pass
+        horizon = tail.horizon()
+        one.append(events(["y"]))
+        two.beat()
+        coming = [item for item in tail.poll_ordered(9) if isinstance(item, Frame)]
+        assert coming
+        assert all((frame.boot, frame.monotonic_ns) > horizon for frame in coming)
+    one.close()
+    two.append(events(["z"]))
+    two.close()
+    last = [(frame.boot, frame.monotonic_ns) for frame in tail.poll_ordered(9) if isinstance(frame, Frame)][-1]
+    assert tail.poll_ordered(9) == []
+    assert tail.horizon() > last
 
 
 def test_an_ordered_tail_counts_on_writers_that_come_later(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shadow_mlops.domain.errors import LogError
-from shadow_mlops.domain.events import RESULTS_PREFIX, Stream
+from shadow_mlops.domain.events import REPLAYS_PREFIX, RESULTS_PREFIX, Stream
 
 SEGMENT_SUFFIX = ".seg"
 UNFINISHED_SUFFIX = ".new"
@@ -168,7 +168,8 @@ def list_streams(root: Path) -> list[Stream]:
             return
 
     names = [name for name in folders(root) if _STREAM.fullmatch(name)]
-    names += [RESULTS_PREFIX + name for name in folders(root / RESULTS_PREFIX) if _STREAM.fullmatch(name)]
+    for prefix in (RESULTS_PREFIX, REPLAYS_PREFIX):
+        names += [prefix + name for name in folders(root / prefix) if _STREAM.fullmatch(name)]
     return [name for name in names if segment_names(root / name)]
 
 

@@ -88,6 +88,7 @@ class MemoryTail:
     def __init__(self, segments: dict[int, _Segment], position: Position | None) -> None:
         self._segments = segments
         self._done: dict[int, int] = dict(position or {})
+        self._horizon = (0, 0)
         if position is None:
             self._done |= {segment.id: segment.rows for segment in self._all() if segment.retired}
 
@@ -97,8 +98,13 @@ class MemoryTail:
 
     def poll_ordered(self, max_rows: int) -> list[Frame | Gone]:
         """As :meth:`poll`, but only frames that no later append of an open segment can precede."""
-        held = [segment.beat_ns for segment in self._all() if not segment.sealed]
-        return self._poll(max_rows, min(held, default=None))
+        held = min((segment.beat_ns for segment in self._all() if not segment.sealed), default=None)
+        self._horizon = (2**63, 0) if held is None else (_BOOT, held)
+        return self._poll(max_rows, held)
+
+    def horizon(self) -> tuple[int, int]:
+        """Boot and monotonic time that all frames exceed which :meth:`poll_ordered` has still to return."""
+        return self._horizon
 
     def backlog(self) -> int:
         """Rows that :meth:`poll` or :meth:`skip` would still return, those of ``Gone`` included."""

@@ -127,6 +127,14 @@ class OrderedTail(Tail, Protocol):
         """
         ...
 
+    def horizon(self) -> tuple[int, int]:
+        """Boot and monotonic time that all frames exceed which :meth:`poll_ordered` has still to return.
+
+        Holds once :meth:`poll_ordered` has returned nothing. Where no writer lives it is beyond every frame that was in
+        the log by then.
+        """
+        ...
+
 
 class EventLog(Protocol):
     """All streams of one deployment on one host, or in one database."""

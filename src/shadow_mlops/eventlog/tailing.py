@@ -46,6 +46,7 @@ class SegmentTail:
         self._stamp: int | None = None
         self._stamp_seen = 0.0
         self._settled = False
+        self._horizon = (0, 0)
         self._discover()
         if position is None:
             for reader in self._waiting:
@@ -68,7 +69,13 @@ class SegmentTail:
         self._discover()
         promises |= {r.name.segment: r.promise() for r in self._unfinished() if r.name.segment not in promises}
         held = [(boot, ns, 2**63, 0) for boot, ns in filter(None, promises.values())]
-        return self._take(max_rows, min(held, default=_EVERYTHING))
+        watermark = min(held, default=_EVERYTHING)
+        self._horizon = watermark[:2]
+        return self._take(max_rows, watermark)
+
+    def horizon(self) -> tuple[int, int]:
+        """Boot and monotonic time that all frames exceed which :meth:`poll_ordered` has still to return."""
+        return self._horizon
 
     def backlog(self) -> int:
         """Rows that :meth:`poll` or :meth:`skip` would still return, those of :class:`Gone` included."""

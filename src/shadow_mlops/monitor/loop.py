@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from shadow_mlops.durable import replace_durably
+from shadow_mlops.monitor.archiving import Archiving
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.monitor.publishing import Publisher
 from shadow_mlops.monitor.retention import Retainer
@@ -28,6 +29,8 @@ class Monitor:
         Where the ledger's state is kept.
     serving
         Names of the challengers that have a version now; None: not known.
+    archiving
+        Writes the lake; None: there is none.
     """
 
     def __init__(
@@ -38,12 +41,14 @@ class Monitor:
         *,
         path: Path,
         serving: Callable[[], Collection[str] | None],
+        archiving: Archiving | None = None,
     ) -> None:
         self._ledger = ledger
         self._retainer = retainer
         self._publisher = publisher
         self._path = path
         self._serving = serving
+        self._archiving = archiving
         self._next_save = 0.0
         self._unsaved = ""
 
@@ -60,6 +65,11 @@ class Monitor:
         if time.monotonic() >= self._next_save:
             self.save()
         self._publisher.publish(self._ledger, infos)
+
+    def archive(self) -> None:
+        """Archive what is due; between rounds, so that a backlog is worked off faster than they come."""
+        if self._archiving is not None:
+            self._archiving.step()
 
     def save(self) -> bool:
         """Write the ledger's state; False, with a message, if the disk does not take it."""

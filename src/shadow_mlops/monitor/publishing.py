@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +11,9 @@ import msgspec
 import structlog
 
 from shadow_mlops.eventlog.retention import SegmentInfo
+from shadow_mlops.lake.manifest import Manifest
+from shadow_mlops.lake.matching import UNMATCHED, VERDICTS
+from shadow_mlops.lake.tables import SCHEMAS
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.telemetry.metrics import Metrics
 
@@ -89,6 +92,25 @@ class Publisher:
             self._unwritten = str(error)
         else:
             self._unwritten = ""
+
+    def publish_lake(self, manifest: Manifest, backlog: Mapping[str, int], *, failing: bool) -> None:
+        """Tell how the lake stands, and what it does not have yet."""
+        metrics = self._metrics
+        for table in SCHEMAS:
+            files = manifest.files.get(table, ())
+            metrics.lake_rows.labels(table).set(sum(file.rows for file in files))
+            metrics.lake_files.labels(table).set(len(files))
+            metrics.lake_bytes.labels(table).set(sum(file.bytes for file in files))
+            metrics.lake_archived_rows.labels(table).set(manifest.counts.get(table, 0))
+        for verdict in (*VERDICTS, UNMATCHED):
+            metrics.lake_outcomes.labels(verdict).set(manifest.counts.get(verdict, 0))
+        for stream, rows in backlog.items():
+            metrics.lake_lag_rows.labels(stream).set(rows)
+        metrics.lake_failing.set(failing)
+
+    def lost(self, stream: str, rows: int) -> None:
+        """Count rows that were removed before they were archived."""
+        self._metrics.lake_lost_rows.labels(stream).inc(rows)
 
     def removed(self, stream: str, reason: str) -> None:
         """Count a removed segment."""

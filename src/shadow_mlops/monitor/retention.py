@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import structlog
 
 from shadow_mlops.domain.errors import LogError
-from shadow_mlops.domain.events import EVENTS, RESULTS_PREFIX
+from shadow_mlops.domain.events import EVENTS, REPLAYS_PREFIX, RESULTS_PREFIX
 from shadow_mlops.eventlog.retention import Retention, SegmentInfo
 from shadow_mlops.monitor.ledger import Ledger
 
@@ -46,15 +46,28 @@ class Retainer:
     ----------
     removed
         Told stream and reason of each removed segment.
+    unarchived
+        How many rows of a segment the lake does not have.
+    lost
+        Told stream and rows of each segment that had to go before it was archived.
     """
 
     def __init__(
-        self, retention: Retention, ledger: Ledger, limits: Limits, *, removed: Callable[[str, Reason], None]
+        self,
+        retention: Retention,
+        ledger: Ledger,
+        limits: Limits,
+        *,
+        removed: Callable[[str, Reason], None],
+        unarchived: Callable[[SegmentInfo], int] = lambda _: 0,
+        lost: Callable[[str, int], None] = lambda _stream, _rows: None,
     ) -> None:
         self._retention = retention
         self._ledger = ledger
         self._limits = limits
         self._removed = removed
+        self._unarchived = unarchived
+        self._lost = lost
         self._overfull = False
 
     def look(self) -> list[SegmentInfo]:
@@ -85,7 +98,14 @@ class Retainer:
             Removal(info, "absent") for info in infos if info.state in ("sealed", "dead") and info.stream in absent
         ]
         rest = [info for info in infos if info.stream not in absent]
-        removals += choose(rest, self._limits, ages, free=self._is_free(infos), passed=self._ledger.passed)
+        removals += choose(
+            rest,
+            self._limits,
+            ages,
+            free=self._is_free(infos),
+            passed=self._ledger.passed,
+            archived=lambda info: self._unarchived(info) == 0,
+        )
         total = sum(info.bytes for info in infos) - sum(removal.info.bytes for removal in removals)
         if (total > self._limits.max_bytes) != self._overfull:
             self._overfull = not self._overfull
@@ -104,6 +124,10 @@ class Retainer:
                 continue
             log.info("segment removed", stream=info.stream, file=info.path.name, reason=removal.reason)
             self._removed(info.stream, removal.reason)
+            missing = self._unarchived(info)
+            if missing:
+                log.error("segment removed before it was archived", file=info.path.name, rows=missing)
+                self._lost(info.stream, missing)
             if info.stream == EVENTS:
                 self._ledger.state.segments[info.segment].retired = True
             else:  # nobody is told of removed results and outcomes
@@ -114,7 +138,8 @@ class Retainer:
         return [
             info
             for info in infos
-            if info.state == "retired" and (info.stream != EVENTS or self._ledger.passed(info.segment))
+            if info.state == "retired"
+            and (info.stream != EVENTS or (self._ledger.passed(info.segment) and not self._unarchived(info)))
         ]
 
     def forget(self, tombstones: Sequence[SegmentInfo]) -> None:
@@ -154,6 +179,8 @@ class Retainer:
             if info.stream == EVENTS:
                 counted = state.segments.get(info.segment)
                 return counted is not None and counted.rows >= info.rows
+            if info.stream.startswith(REPLAYS_PREFIX):
+                return True  # nobody counts them, and a replay that is begun again finds its results in the lake
             position: Mapping[int, int] = state.positions.get(info.stream, {})
             if position.get(info.segment, 0) < info.rows:
                 return False
@@ -186,11 +213,13 @@ def choose(
     *,
     free: Callable[[SegmentInfo], bool],
     passed: Callable[[int], bool],
+    archived: Callable[[SegmentInfo], bool] = lambda _: True,
 ) -> list[Removal]:
     """Which segments are to go.
 
     Too old ones first; then, while the log is larger than nine tenths of what is declared, the oldest that
-    nobody waits for; then the oldest events that a challenger has not read, which it will count as shed.
+    nobody waits for; then the oldest events that a challenger has not read, which it will count as shed; then
+    what the lake does not have yet.
 
     Parameters
     ----------
@@ -200,14 +229,17 @@ def choose(
         Whether a segment may go at all.
     passed
         Whether every challenger has passed an event segment.
+    archived
+        Whether the lake has all rows of a segment.
     """
     ended = [info for info in infos if info.state in ("sealed", "dead") and free(info)]
     removals = [Removal(info, "age") for info in ended if ages[info.segment] > limits.max_age_seconds]
     aged = {removal.info.segment for removal in removals}
     total = sum(info.bytes for info in infos if info.segment not in aged)
 
-    def order(info: SegmentInfo) -> tuple[bool, float]:
-        return info.stream == EVENTS and not passed(info.segment), -ages[info.segment]
+    def order(info: SegmentInfo) -> tuple[bool, bool, float]:
+        unread = info.stream == EVENTS and not passed(info.segment)
+        return not archived(info), unread, -ages[info.segment]
 
     for info in sorted((info for info in ended if info.segment not in aged), key=order):
         if total <= _FULL * limits.max_bytes:

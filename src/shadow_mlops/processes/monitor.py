@@ -12,7 +12,9 @@ from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import ModelError
 from shadow_mlops.eventlog.retention import Retention
 from shadow_mlops.eventlog.segments import SegmentLog
+from shadow_mlops.lake.archive import Archiver
 from shadow_mlops.models.serving import read_serving
+from shadow_mlops.monitor.archiving import Archiving
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.monitor.loop import Monitor
 from shadow_mlops.monitor.publishing import Publisher
@@ -51,11 +53,12 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
     run_directory = settings.data_dir / "run"
     with only_one(run_directory / "monitor.lock", "the monitor"):
         os.nice(_NICE)
-        monitor, ledger = build(settings)
+        monitor, ledger, archiving = build(settings)
         try:
             log.info("monitor starts", events=ledger.state.events)
             due = time.monotonic()
             while not lifetime.ending():
+                monitor.archive()  # first: what the lake has may go from the log
                 if time.monotonic() >= due:
                     monitor.round()
                     due = max(due + _EVERY, time.monotonic())
@@ -63,10 +66,11 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
             monitor.save()
         finally:
             ledger.close()
+            archiving.close()
         log.info("monitor has ended")
 
 
-def build(settings: Settings) -> tuple[Monitor, Ledger]:
+def build(settings: Settings) -> tuple[Monitor, Ledger, Archiving]:
     """The monitor's parts, from settings and the deployment file.
 
     Raises
@@ -83,7 +87,21 @@ def build(settings: Settings) -> tuple[Monitor, Ledger]:
     publisher = Publisher(run_directory / "accounting.json", metrics)
     ledger = Ledger(SegmentLog(root, on_set_aside=publisher.set_aside), read_state(state_path))
     limits = Limits(max_bytes=deployment.log.max_bytes, max_age_seconds=deployment.log.retain_days * 86400)
-    retainer = Retainer(Retention(root), ledger, limits, removed=publisher.removed)
+    archiver = Archiver(
+        SegmentLog(root),
+        settings.data_dir / "lake",
+        labels=deployment.labels,
+        retain_days=deployment.lake.retain_days,
+    )
+    archiving = Archiving(archiver, publisher)
+    retainer = Retainer(
+        Retention(root),
+        ledger,
+        limits,
+        removed=publisher.removed,
+        unarchived=archiving.unarchived,
+        lost=publisher.lost,
+    )
 
     def serving() -> Collection[str] | None:
         try:
@@ -93,7 +111,8 @@ def build(settings: Settings) -> tuple[Monitor, Ledger]:
             return None
         return now.challengers.keys() if now is not None else None
 
-    return Monitor(ledger, retainer, publisher, path=state_path, serving=serving), ledger
+    monitor = Monitor(ledger, retainer, publisher, path=state_path, serving=serving, archiving=archiving)
+    return monitor, ledger, archiving
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""What became of reported outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from shadow_mlops.lake.matching import VERDICTS
+from shadow_mlops.lake.queries import connect
+
+_QUERY = """
+SELECT verdict, count(*) FROM labels WHERE outcome_segment IN (SELECT unnest($segments)) GROUP BY verdict
+"""
+
+
+def verdicts(lake: Path, segments: Collection[int]) -> dict[str, int]:
+    """Verdict -> how many outcomes of these segments have it.
+
+    Parameters
+    ----------
+    segments
+        Segments of the stream ``outcomes``.
+
+    Raises
+    ------
+    LakeError
+        If the lake cannot be read.
+    """
+    connection = connect(lake)
+    try:
+        found = dict(connection.execute(_QUERY, {"segments": list(segments)}).fetchall())
+    finally:
+        connection.close()
+    return dict.fromkeys(VERDICTS, 0) | found
