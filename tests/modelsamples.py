@@ -86,6 +86,11 @@ def estimator(kind: str, task: str = "binary") -> Pipeline:
             max_iter=40, random_state=1
         )
         steps = tree_steps()
+    elif kind == "xgboost":
+        from xgboost import XGBClassifier, XGBRegressor
+
+        model = (XGBRegressor if regression else XGBClassifier)(n_estimators=40, max_depth=4, n_jobs=1)
+        steps = tree_steps()
     else:
         from lightgbm import LGBMClassifier, LGBMRegressor
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
+import msgspec
 import numpy as np
 import pytest
 
 import modelsamples as samples
+from remotemodel import RemoteModel
 from shadow_mlops.domain.errors import ModelRefusedError, PredictionError
 from shadow_mlops.domain.features import Feature, Signature
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.models import export as exporting
 from shadow_mlops.models.conversion import ConversionError
+from shadow_mlops.models.endpoint import endpoint_of
 from shadow_mlops.models.export import export
+from shadow_mlops.models.foreign import read_artefacts
 from shadow_mlops.models.loading import load_model
+from shadow_mlops.models.mlflow_format import save_mlflow_model
+from shadow_mlops.models.permission import PYTHON_VARIABLE
+from shadow_mlops.models.pyfuncs import prepare_pyfunc
+from shadow_mlops.models.remotes import prepare_remote
 from shadow_mlops.models.rows import UNSEEN, Rows, as_frame
 
 TASKS = ("binary", "multiclass", "regression")
@@ -31,6 +42,16 @@ def refuse_onnx(monkeypatch):
         raise ConversionError("not in this test")
 
     monkeypatch.setattr(exporting, "to_onnx", failing)
+
+
+def xgboost_estimator(task):
+    from xgboost import XGBClassifier, XGBRegressor
+
+    codes = samples.labels(task)
+    if task == "multiclass":  # XGBoost takes labels 0, 1, …
+        codes = np.unique(codes, return_inverse=True)[1]
+    model = (XGBRegressor if task == "regression" else XGBClassifier)(n_estimators=20, max_depth=4, n_jobs=1)
+    return model.fit(samples.frame()[samples.NUMBERS], codes)
 
 
 def booster(task):
@@ -55,25 +76,69 @@ CASES = [
         pytest.param(("lightgbm", "booster", task), id=f"lightgbm-{task}", marks=pytest.mark.needs_lightgbm)
         for task in TASKS
     ),
+    *(
+        pytest.param(("onnx", "xgboost", task), id=f"onnx-xgboost-{task}", marks=pytest.mark.needs_xgboost)
+        for task in ("binary", "regression")
+    ),
+    *(
+        pytest.param(
+            (runtime, "xgboost-alone", task), id=f"{runtime}-xgboost-alone-{task}", marks=pytest.mark.needs_xgboost
+        )
+        for runtime in ("onnx", "xgboost")
+        for task in TASKS
+    ),
+    *(
+        pytest.param(("http", protocol, task), id=f"http-{protocol}-{task}")
+        for protocol in ("v2", "mlflow")
+        for task in TASKS
+    ),
+    *(pytest.param(("pyfunc", "boosting", task), id=f"pyfunc-{task}") for task in ("binary", "regression")),
 ]
+
+
+def remote_prepared(folder, remote, protocol, task):
+    endpoint = endpoint_of("churn", url=remote.url, protocol=protocol, timeout_ms=10_000)
+    return prepare_remote(folder, endpoint, card(task), samples.rows())
+
+
+def pyfunc_prepared(folder, task):
+    logged, made = folder / "logged", folder / "prepared"
+    save_mlflow_model(logged, estimator=samples.estimator("boosting", task), card=card(task), rows=samples.rows())
+    notes = {"task": task, "timeout_ms": "10000"}
+    return prepare_pyfunc(
+        made, read_artefacts(logged), msgspec.structs.replace(card(task), provenance=notes), samples.rows()
+    )
 
 
 @pytest.fixture(params=CASES, scope="module")
 def case(request, tmp_path_factory):
     runtime, kind, task = request.param
     folder = tmp_path_factory.mktemp("prepared")
-    rows, original = samples.rows(), None
-    with pytest.MonkeyPatch.context() as patch:
-        if runtime != "onnx":
+    rows, original = samples.rows(), samples.estimator("boosting", task)
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as running:
+        if runtime in {"skops", "xgboost", "lightgbm"}:
             refuse_onnx(patch)
-        if kind == "booster":
+        if runtime == "http":
+            columns = list(samples.SIGNATURE.names)
+            score = original.predict if task == "regression" else original.predict_proba
+            remote = running.enter_context(RemoteModel(lambda frame: score(frame[columns])).running())
+            made = remote_prepared(folder, remote, kind, task)
+        elif runtime == "pyfunc":
+            patch.setenv(PYTHON_VARIABLE, sys.executable)
+            made = pyfunc_prepared(folder, task)
+            folder /= "prepared"
+        elif kind == "booster":
             original, rows = booster(task), Rows(rows.numbers, rows.strings[:, :0])
             made = export(folder, estimator=original, rows=rows, card=card(task, NUMERIC))
+        elif kind == "xgboost-alone":
+            original, rows = xgboost_estimator(task), Rows(rows.numbers, rows.strings[:, :0])
+            classes = ("0", "1", "2") if task == "multiclass" else None
+            made = export(folder, estimator=original, rows=rows, card=card(task, NUMERIC, classes))
         else:
             original = samples.estimator(kind, task)
             made = export(folder, estimator=original, rows=rows, card=card(task))
-    assert made.runtime == runtime, made.provenance
-    return load_model(folder), original, rows
+        assert made.runtime == runtime, made.provenance
+        yield load_model(folder), original, rows
 
 
 def expected(case, rows):
@@ -175,5 +240,5 @@ def test_an_unknown_runtime_names_the_installed_ones(tmp_path):
         name="x", version="1", registry_version="1", task="regression", runtime="abacus", file="x", sha256="",
         signature=NUMERIC,
     )  # fmt: skip
-    with pytest.raises(ModelRefusedError, match="lightgbm, onnx, skops"):
+    with pytest.raises(ModelRefusedError, match="http, lightgbm, onnx, pyfunc, skops, xgboost"):
         load_runtime(tmp_path, made)

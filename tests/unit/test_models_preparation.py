@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 import modelsamples as samples
 from shadow_mlops.domain.errors import ModelRefusedError
+from shadow_mlops.models import preparing
 from shadow_mlops.models.loading import load_model
 from shadow_mlops.models.preparation import prepare
+from shadow_mlops.models.preparing import Job, prepare_job
 from shadow_mlops.models.registry import VERSION_TAG
+
+
+@pytest.fixture(autouse=True)
+def here(request, monkeypatch):
+    """Without the three seconds of a process of its own, but for the tests of that."""
+    if "elsewhere" not in request.fixturenames:
+        monkeypatch.setattr(preparing, "run_elsewhere", lambda _, arguments, **__: prepare_job(read_job(*arguments)))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """As it is: in a process of its own."""
+    monkeypatch.setattr(preparing, "_SECONDS", 60.0)
+
+
+def read_job(path):
+    return msgspec.msgpack.decode(Path(path).read_bytes(), type=Job)
 
 
 def register_folder(folder, model, tags=None):
@@ -73,6 +95,64 @@ def test_pickle_is_loaded_only_with_permission(tmp_path):
         prepare(registry, version, data_dir=tmp_path / "data")
     model = load_model(prepare(registry, version, data_dir=tmp_path / "data", allow_pickle=True))
     assert model.card.runtime == "onnx"
+
+
+class Unpickled:
+    """Does something when it is unpickled."""
+
+    def __init__(self, what, *arguments):
+        self.what, self.arguments = what, arguments
+
+    def __reduce__(self):
+        return self.what, self.arguments
+
+
+def pickled(folder, what, *arguments):
+    import pickle
+
+    saved = flavor_only(
+        folder, {"sklearn": {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}},
+        signature={"inputs": json.dumps([{"name": "x", "type": "double"}])},
+    )  # fmt: skip
+    (saved / "model.pkl").write_bytes(pickle.dumps(Unpickled(what, *arguments)))
+    return saved
+
+
+def ones(_):
+    return np.ones((3, 1)), np.empty((3, 0), dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [((os.abort,), r"ended with -6"), ((os._exit, 3), r"ended with 3"), ((time.sleep, 1e6), "takes more than 5 s")],
+    ids=["crashes", "exits", "hangs"],
+)
+def test_a_model_that_harms_its_process_is_refused_and_harms_no_other(tmp_path, elsewhere, monkeypatch, what, said):
+    monkeypatch.setattr(preparing, "_SECONDS", 5.0 if what[0] is time.sleep else 60.0)
+    registry, version = register_folder(tmp_path, pickled(tmp_path / "m", *what))
+    with pytest.raises(ModelRefusedError, match=said):
+        prepare(registry, version, data_dir=tmp_path / "data", allow_pickle=True, recent_rows=ones)
+    assert not any((tmp_path / "data" / "models" / "churn").iterdir())
+
+
+def test_reasons_come_back_from_the_process(tmp_path, elsewhere):
+    registry, version = register_folder(tmp_path, pickled(tmp_path / "m", time.time))
+    with pytest.raises(ModelRefusedError, match="a float predicts nothing"):
+        prepare(registry, version, data_dir=tmp_path / "data", allow_pickle=True, recent_rows=ones)
+
+
+def test_rows_that_are_no_unicode_do_not_keep_a_model_from_being_prepared(tmp_path):
+    """A client may send half a surrogate pair, and it stays among the recorded rows for a while."""
+    saved = save_skops(tmp_path / "m", samples.estimator("linear"), input_example=samples.frame().head(2))
+    registry, version = register_folder(tmp_path, saved)
+
+    def recent(_):
+        rows = samples.rows()
+        rows.strings[3, 0] = "\ud800"
+        return rows.numbers, rows.strings
+
+    model = load_model(prepare(registry, version, data_dir=tmp_path / "data", recent_rows=recent))
+    assert model.card.provenance["compared_rows"] == "599"
 
 
 def test_untrusted_types_are_refused_by_name(tmp_path):
@@ -168,9 +248,14 @@ def flavor_only(folder, flavors, **more):
 
 
 def test_what_cannot_be_served_is_refused_with_its_reason(tmp_path):
-    saved = flavor_only(tmp_path / "xgb", {"python_function": {}, "xgboost": {"data": "model.xgb"}})
+    saved = flavor_only(tmp_path / "cat", {"catboost": {"data": "model.cb"}})
     registry, version = register_folder(tmp_path, saved)
-    with pytest.raises(ModelRefusedError, match=r"xgboost.*these can: onnx, sklearn, lightgbm"):
+    with pytest.raises(ModelRefusedError, match=r"catboost.*these can: onnx, sklearn, lightgbm, xgboost"):
+        prepare(registry, version, data_dir=tmp_path / "data")
+
+    saved = flavor_only(tmp_path / "pyfunc", {"python_function": {}, "catboost": {"data": "model.cb"}})
+    registry, version = register_folder(tmp_path, saved)
+    with pytest.raises(ModelRefusedError, match=r"catboost.*as a pyfunc.*ALLOW_PICKLE"):
         prepare(registry, version, data_dir=tmp_path / "data")
 
     saved = flavor_only(tmp_path / "bare", {"sklearn": {"pickled_model": "model.skops"}})
@@ -208,7 +293,7 @@ def test_artefacts_may_not_point_outside_of_their_folder(tmp_path):
         )  # fmt: skip
 
 
-def test_a_version_logged_as_an_mlflow_3_model_is_found(tmp_path):
+def test_a_version_logged_as_an_mlflow_3_model_is_found(tmp_path, elsewhere):
     """``log_model`` registers ``models:/m-…``, not a path below its run."""
     import subprocess
     import sys

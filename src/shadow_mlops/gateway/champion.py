@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,19 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from shadow_mlops.deployment.fields import AcceptedFields
 from shadow_mlops.domain.deployment import Deployment
-from shadow_mlops.domain.errors import DeploymentError, ModelRefusedError, ShadowError
+from shadow_mlops.domain.errors import DeploymentError, ModelRefusedError, ShadowError, UnavailableError
 from shadow_mlops.domain.events import EventSchema
 from shadow_mlops.domain.models import ModelCard, Serving
-from shadow_mlops.gateway.answers import Renderer, positive_class, renderer
-from shadow_mlops.gateway.fields import AcceptedFields
+from shadow_mlops.domain.positive import positive_class
+from shadow_mlops.gateway.answers import Renderer, renderer
 from shadow_mlops.models.loading import LoadedModel, load_model
 from shadow_mlops.models.serving import read_serving
 
 POLL_SECONDS = 0.1
 INLINE_SECONDS = 0.0003  # a model run of more than 300 µs would hold up the other clients of the event loop
+_AWAY_SECONDS = 1.0  # between attempts at a champion whose model is elsewhere and away
 
 log = structlog.get_logger()
 
@@ -91,7 +94,7 @@ def assemble(
             threshold=deployment.decision.threshold,
         ),
         challengers=challengers,
-        inline=loaded.single_row_seconds <= INLINE_SECONDS,
+        inline=loaded.detached is None and loaded.single_row_seconds <= INLINE_SECONDS,
     )
 
 
@@ -105,7 +108,8 @@ class ChampionFollower:
     """Keeps the champion that ``serving.json`` names.
 
     A version that cannot be loaded, does not give its recorded outputs or does not fit the deployment is refused: the
-    old one stays in force and ``refusal`` says why until another generation is published.
+    old one stays in force and ``refusal`` says why until another generation is published. One whose model is elsewhere
+    and does not answer is tried again until it does.
 
     Parameters
     ----------
@@ -123,6 +127,7 @@ class ChampionFollower:
         self._deployment = deployment
         self._on_swap = on_swap
         self._seen: tuple[int, int, int] | None = None
+        self._not_before = 0.0
         self.served: Served | None = None
         self.refusal: str | None = None
 
@@ -133,7 +138,7 @@ class ChampionFollower:
         except FileNotFoundError:
             return
         mark = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if mark == self._seen:
+        if mark == self._seen or time.monotonic() < self._not_before:
             return
         self._seen = mark
         try:
@@ -142,8 +147,12 @@ class ChampionFollower:
                 return
             served = await asyncio.to_thread(self._load, serving)
         except (ShadowError, OSError, msgspec.MsgspecError) as error:
-            self.refusal = f"{type(error).__name__}: {error}"
-            log.error("champion refused, the old one stays", reason=self.refusal)
+            refusal = f"{type(error).__name__}: {error}"
+            if isinstance(error, UnavailableError):
+                self._seen, self._not_before = None, time.monotonic() + _AWAY_SECONDS
+            if refusal != self.refusal:
+                log.error("champion refused, the old one stays", reason=refusal)
+            self.refusal = refusal
             return
         self.served, self.refusal = served, None
         self._on_swap(served)

@@ -75,6 +75,10 @@ class HealthChecks:
         if served is None:
             return Check("down", self._follower.refusal or "no champion is published yet: is the alias `champion` set?")
         problems = [*([self._follower.refusal] if self._follower.refusal else []), *served.serving.problems]
+        if self._predictor.left_alone:
+            problems.append(
+                "its model is elsewhere and does not answer as it should: predictions get 503 until it does"
+            )
         if problems:
             return Check("degraded", f"serving {served.card.version}; " + "; ".join(problems))
         return Check("ok", f"serving {served.card.version}, generation {served.serving.generation}")

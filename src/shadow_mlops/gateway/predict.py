@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -15,12 +14,14 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from shadow_mlops.deployment.fields import Columns
+from shadow_mlops.deployment.sampling import in_sample
 from shadow_mlops.domain.errors import InvalidFieldsError, LogError, PredictionError, UnavailableError
 from shadow_mlops.eventlog.records import EventBatch
 from shadow_mlops.eventlog.seam import Appender
 from shadow_mlops.gateway.answers import Answer
 from shadow_mlops.gateway.champion import Served
-from shadow_mlops.gateway.fields import Columns
+from shadow_mlops.gateway.detached import DetachedReport
 from shadow_mlops.telemetry.metrics import Metrics, observe_many
 
 MAX_ROWS = 512  # one model run and one frame; the rest of a tick waits for the next turn of the loop
@@ -106,6 +107,7 @@ class Predictor:
         self._pool: ThreadPoolExecutor | None = None
         self._served: Served | None = None
         self._tallies: dict[tuple[str, str, str], Tally] = {}
+        self._detached = DetachedReport(metrics)
         self._lost = metrics.events_lost.labels("events")
         self._ok = metrics.requests.labels("/predict", "200")
         self._complained = 0.0
@@ -124,13 +126,24 @@ class Predictor:
             raise UnavailableError("no champion is loaded yet; GET /health says what is missing")
         return self._served
 
+    @property
+    def left_alone(self) -> bool:
+        """Whether the champion's model is elsewhere and failed so often that it is not asked for now."""
+        return self._detached.left_alone
+
     def swap(self, served: Served) -> None:
         """Answer with another champion from now on; rows that came before are still answered by the old one."""
         if self._pending and self._served is not None:
             self._queue.append((self._served, self._pending))
             self._pending = Rows()
             self._schedule()
+        self._detached.replace(self._served, served)
         self._served = served
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        if not self._queue and not self._running:  # rows of an old champion are answered by it first
+            self._detached.close_retired()
 
     def publish(self) -> None:
         """Bring the metrics up to date; called some 20 times a second.
@@ -147,6 +160,7 @@ class Predictor:
             observe_many(self._metrics.append_seconds, np.array(tally.appends, dtype=np.float64) * 1e-9)
             self._metrics.predictions.labels(*who).inc(len(latencies))
             self._ok.inc(len(latencies))
+        self._detached.publish(self._served)
 
     def submit(self, values: tuple[Any, ...], request_id: str, received_ns: int) -> asyncio.Future[Answer]:
         """Queue decoded values for this tick's run.
@@ -186,6 +200,7 @@ class Predictor:
                 self._run(served, rows)
             except Exception as error:  # noqa: BLE001 - whatever it was, the clients must be told, and the loop go on
                 rows.fail(error)
+        self._close_retired()
         if self._queue or self._pending:
             self._schedule()
 
@@ -212,6 +227,7 @@ class Predictor:
             self._finish(served, rows, columns, scores, failed)
         except Exception as error:  # noqa: BLE001 - as in _flush
             rows.fail(error)
+        self._close_retired()
         if self._queue or self._pending:
             self._schedule()
 
@@ -264,7 +280,7 @@ class Predictor:
             origins=columns.origins,
             sampled=None
             if self._sample >= 1.0
-            else _sampled(served.schema.deployment, entities, rows.request_ids, self._sample),
+            else in_sample(served.schema.deployment, entities, rows.request_ids, self._sample),
         )
         try:
             self._appender.append(batch)
@@ -295,8 +311,14 @@ def _score(served: Served, columns: Columns) -> tuple[NDArray[np.float64], dict[
     width = len(served.schema.outputs)
     try:
         scores = served.predict(columns.numbers, columns.strings)
-        if scores.shape == (len(columns.numbers), width) and np.isfinite(scores).all():
-            return scores, {}
+        if scores.shape == (len(columns.numbers), width):
+            absent = np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist()
+            if not absent:
+                return scores, {}
+            if served.loaded.detached is not None:  # it has told the rows apart itself, within its time-out
+                return scores, {index: UnavailableError("the model gave no score for this row") for index in absent}
+    except UnavailableError:  # to ask again, row by row, would multiply a time-out by the rows
+        raise
     except Exception as error:  # noqa: BLE001 - models raise anything; the rows are tried alone below
         log.warning(
             "the champion failed on a batch, trying its rows alone",
@@ -316,29 +338,6 @@ def _score(served: Served, columns: Columns) -> tuple[NDArray[np.float64], dict[
         except Exception as error:  # noqa: BLE001
             failed[index] = PredictionError(f"the model failed: {error}")
     return scores, failed
-
-
-def _sampled(
-    deployment: str, entities: Sequence[str | None], request_ids: Sequence[str], share: float
-) -> NDArray[np.bool_]:
-    bound = int(share * 2**64)
-    keys = (
-        entity if entity is not None else request_id for entity, request_id in zip(entities, request_ids, strict=True)
-    )
-    person = b"shadow.sample"  # another use of the same entity (a canary) must draw independently of this one
-    return np.array(
-        [
-            int.from_bytes(
-                hashlib.blake2b(
-                    f"{deployment}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8, person=person
-                ).digest(),
-                "big",
-            )
-            < bound
-            for key in keys
-        ],
-        dtype=np.bool_,
-    )
 
 
 def _without_problems(rows: Rows, columns: Columns) -> tuple[Rows, Columns]:

@@ -1,4 +1,4 @@
-"""scikit-learn and LightGBM estimators as one ONNX graph with two blocks of inputs."""
+"""scikit-learn, LightGBM and XGBoost estimators as one ONNX graph with two blocks of inputs."""
 
 from __future__ import annotations
 

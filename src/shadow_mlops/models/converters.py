@@ -1,4 +1,4 @@
-"""Converters that skl2onnx lacks: SimpleImputer with indicators, LightGBM as a step of a pipeline."""
+"""Converters that skl2onnx lacks: SimpleImputer with indicators, LightGBM and XGBoost as steps of a pipeline."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def register_converters() -> None:
     update_registered_converter(SimpleImputer, "ShadowSimpleImputer", _imputer_shape, _convert_imputer, overwrite=True)
     if find_spec("lightgbm") and find_spec("onnxmltools"):
         _register_lightgbm()
+    if find_spec("xgboost") and find_spec("onnxmltools"):
+        _register_xgboost()
 
 
 def _register_lightgbm() -> None:
@@ -48,6 +50,33 @@ def _register_lightgbm() -> None:
         convert_lightgbm,
         options={"split": None},
     )
+
+
+def _register_xgboost() -> None:
+    from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost  # noqa: PLC0415
+    from xgboost import XGBClassifier, XGBRegressor, XGBRFClassifier, XGBRFRegressor  # noqa: PLC0415 - an extra
+
+    def named_by_position(scope: Any, operator: Any, container: Any) -> None:
+        # The converter reads feature names as f0, f1, …; they are positions in what the step before gives.
+        booster = operator.raw_operator.get_booster()
+        names, booster.feature_names = booster.feature_names, None
+        try:
+            convert_xgboost(scope, operator, container)
+        finally:
+            booster.feature_names = names
+
+    for kind in (XGBClassifier, XGBRFClassifier):
+        update_registered_converter(
+            kind,
+            f"XGBoost{kind.__name__}",
+            calculate_linear_classifier_output_shapes,
+            named_by_position,
+            options={"nocl": [True, False], "zipmap": [True, False, "columns"]},
+        )
+    for kind in (XGBRegressor, XGBRFRegressor):
+        update_registered_converter(
+            kind, f"XGBoost{kind.__name__}", calculate_linear_regressor_output_shapes, named_by_position
+        )
 
 
 def _flagged(imputer: Any) -> list[int]:

@@ -43,7 +43,7 @@ def export(directory: Path, *, estimator: Any, rows: Rows, card: ModelCard, tole
     directory
         Prepared directory to make.
     estimator
-        Fitted scikit-learn or LightGBM estimator.
+        Fitted scikit-learn, LightGBM or XGBoost estimator.
     rows
         Rows on which both must agree, together with variants of some of them: each column missing, strings unseen.
     card
@@ -175,6 +175,10 @@ def _keep_original(directory: Path, estimator: Any, rows: Rows, card: ModelCard,
     if booster is not None:
         booster.save_model(directory / "model.lgb")
         card = msgspec.structs.replace(card, runtime="lightgbm", file="model.lgb", provenance=notes)
+    elif hasattr(estimator, "get_booster"):
+        from shadow_mlops.models.xgboosters import keep_estimator  # noqa: PLC0415 - xgboost is an extra
+
+        card = keep_estimator(directory, estimator, msgspec.structs.replace(card, provenance=notes))
     else:
         dump_skops(estimator, directory / "model.skops")
         card = msgspec.structs.replace(card, runtime="skops", file="model.skops", provenance=notes)

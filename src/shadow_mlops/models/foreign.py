@@ -24,7 +24,9 @@ from shadow_mlops.models.runtimes import load_runtime
 RecentRows: TypeAlias = Callable[[Signature], tuple[NDArray[np.float64], NDArray[np.object_]] | None]
 """The last recorded rows of a signature's features; None when there are none."""
 
-FLAVORS = ("onnx", "sklearn", "lightgbm")
+FLAVORS = ("onnx", "sklearn", "lightgbm", "xgboost")
+"""Those that are served without trust in whoever registered them, best first."""
+PYFUNC = "python_function"
 _KINDS: Mapping[str, Kind] = {
     "boolean": "boolean",
     "integer": "integer",
@@ -51,20 +53,35 @@ class Artefacts:
         """What whoever logged the model added by hand: ``task`` and ``classes`` are understood."""
         return self.described.get("metadata") or {}
 
-    def flavor(self) -> tuple[str, Mapping[str, Any]]:
+    def flavor(self, *, pyfunc: bool, allow_pickle: bool) -> tuple[str, Mapping[str, Any]]:
         """The flavour to serve, and its entry.
+
+        Parameters
+        ----------
+        pyfunc
+            Whether the version asks to be served as a pyfunc whatever else it is.
+        allow_pickle
+            Whether files whose loading runs code may be loaded: a pyfunc is one.
 
         Raises
         ------
         ModelRefusedError
-            If it has none that is understood.
+            If it has none that may be served.
         """
         flavors = self.described.get("flavors") or {}
-        for name in FLAVORS:
+        for name in () if pyfunc else FLAVORS:
             if name in flavors:
                 return name, flavors[name]
-        has = ", ".join(sorted(set(flavors) - {"python_function"})) or "python_function only"
-        raise ModelRefusedError(f"its MLflow flavour cannot be served ({has}); these can: {', '.join(FLAVORS)}")
+        has = ", ".join(sorted(set(flavors) - {PYFUNC})) or f"{PYFUNC} only"
+        if PYFUNC not in flavors:
+            raise ModelRefusedError(f"its MLflow flavour cannot be served ({has}); these can: {', '.join(FLAVORS)}")
+        if not allow_pickle:
+            raise ModelRefusedError(
+                f"its MLflow flavour ({has}) is served as a pyfunc, and loading one runs code from its artefacts: set"
+                " ALLOW_PICKLE=true if you trust whoever registers models; these can be served without:"
+                f" {', '.join(FLAVORS)}"
+            )
+        return PYFUNC, flavors[PYFUNC]
 
     def file(self, relative: object) -> Path:
         """A file of the artefacts; nothing outside of their folder.

@@ -19,6 +19,7 @@ from shadow_mlops.models.runtimes.onnx import NUMBERS, SCORES, STRINGS
 TREES = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor"})
 _ROUNDED = "shadow_rounded"
 _ALL = -1
+_OPSET = 15
 
 
 def gather_blocks(
@@ -72,7 +73,10 @@ def gather_blocks(
     made = helper.make_graph(
         kept, "shadow", inputs, [helper.make_tensor_value_info(SCORES, kind, [None, None])], constants
     )
-    whole = helper.make_model(made, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    opsets = list(model.opset_import)
+    if all(each.domain for each in opsets):  # a graph of one tree ensemble has been without the operators added here
+        opsets.append(helper.make_opsetid("", _OPSET))
+    whole = helper.make_model(made, opset_imports=opsets, ir_version=model.ir_version)
     onnx.checker.check_model(whole)
     return whole
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -14,9 +12,10 @@ from numpy.typing import NDArray
 
 from shadow_mlops.domain.errors import ModelRefusedError, PredictionError
 from shadow_mlops.domain.models import ModelCard
+from shadow_mlops.models.elsewhere import report, run_elsewhere
 from shadow_mlops.models.prepared import difference, file_sha256, read_card, read_recorded, recorded_rows
 from shadow_mlops.models.rows import Rows
-from shadow_mlops.models.runtimes import Runtime, load_runtime
+from shadow_mlops.models.runtimes import Detached, Runtime, load_runtime
 
 _WARM_UP_SECONDS = 0.1
 _WARM_UP_ROWS = 200
@@ -37,6 +36,11 @@ class LoadedModel:
     runtime: Runtime
     single_row_seconds: float
 
+    @property
+    def detached(self) -> Detached | None:
+        """The runtime, if its model is in another process or on another host; None for one that is in this process."""
+        return self.runtime if isinstance(self.runtime, Detached) else None
+
     def predict(self, numbers: NDArray[np.float64], strings: NDArray[np.object_]) -> NDArray[np.float64]:
         """Scores, float64 (n, len(card.outputs)).
 
@@ -50,6 +54,8 @@ class LoadedModel:
         PredictionError
             If the model fails on these rows. A row for which a model has no answer (a missing value that its pipeline
             does not fill) may also come back as NaN.
+        UnavailableError
+            If a detached model does not answer now.
         """
         return self.runtime.predict(numbers, strings)
 
@@ -61,6 +67,8 @@ def load_model(directory: Path) -> LoadedModel:
     ------
     ModelRefusedError
         If the file is not the one that was prepared, cannot be loaded, or does not give its recorded answers.
+    UnavailableError
+        If its model is elsewhere and does not answer now; it may serve later.
     """
     card = read_card(directory)
     try:
@@ -70,6 +78,17 @@ def load_model(directory: Path) -> LoadedModel:
     if found != card.sha256:
         raise ModelRefusedError(f"{directory / card.file} is not the file that was prepared: its SHA-256 is {found}")
     runtime = load_runtime(directory, card)
+    try:
+        rows = _checked(directory, card, runtime)
+        return LoadedModel(directory, card, runtime, _warm_up(runtime, rows))
+    except BaseException:
+        if isinstance(runtime, Detached):
+            runtime.close()  # a remote that is away is tried each second: nothing may stay behind each time
+        raise
+
+
+def _checked(directory: Path, card: ModelCard, runtime: Runtime) -> Rows:
+    """The recorded rows, once the model has answered them as recorded."""
     recorded = read_recorded(directory)
     try:
         rows = recorded_rows(recorded, card)
@@ -82,14 +101,15 @@ def load_model(directory: Path) -> LoadedModel:
             f"{directory} answers its recorded rows otherwise:"
             f" the difference is {apart:.3g}, above {recorded.tolerance:g}"
         )
-    return LoadedModel(directory, card, runtime, _warm_up(runtime, rows))
+    return rows
 
 
 def _warm_up(runtime: Runtime, rows: Rows) -> float:
     """Median seconds for one row; 0 when there is no row to try."""
     one = rows.take(1)
     durations: list[float] = []
-    while len(one) and sum(durations) < _WARM_UP_SECONDS and len(durations) < _WARM_UP_ROWS:
+    most = 1 if isinstance(runtime, Detached) else _WARM_UP_ROWS  # somebody else's server is not warmed up by the dozen
+    while len(one) and sum(durations) < _WARM_UP_SECONDS and len(durations) < most:
         begun = time.perf_counter()
         runtime.predict(one.numbers, one.strings)
         durations.append(time.perf_counter() - begun)
@@ -106,28 +126,8 @@ def load_elsewhere(directory: Path, *, seconds: float = 60.0) -> None:
     ModelRefusedError
         As :func:`load_model`, or when the process dies or takes too long.
     """
-    command = [sys.executable, "-m", "shadow_mlops.models.loading", str(directory)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        raise ModelRefusedError(f"{directory} does not load within {seconds:g} s") from None
-    if done.returncode != 0:
-        said = done.stderr.strip().splitlines()
-        raise ModelRefusedError(said[-1] if said else f"loading {directory} ended with {done.returncode}")
-
-
-def main() -> int:
-    """Load the directory that the command line names."""
-    try:
-        load_model(Path(sys.argv[1]))
-    except ModelRefusedError as error:
-        sys.stderr.write(f"{' '.join(str(error).split())}\n")
-        return 1
-    return 0
+    run_elsewhere("shadow_mlops.models.loading", [str(directory)], what=f"loading {directory}", seconds=seconds)
 
 
 if __name__ == "__main__":
-    # Threads that a model has started must not keep this process: its answer is all that was wanted.
-    code = main()
-    sys.stderr.flush()
-    os._exit(code)
+    report(lambda: load_model(Path(sys.argv[1])))

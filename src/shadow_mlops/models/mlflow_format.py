@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ _EXAMPLE_ROWS = 5
 
 
 def save_mlflow_model(path: Path, *, estimator: Any, card: ModelCard, rows: Rows) -> None:
-    """Write the estimator as an MLflow model with signature and input example: skops, or LightGBM's own text.
+    """Write the estimator as an MLflow model with signature and input example: skops, or the boosters' own formats.
 
     Parameters
     ----------
@@ -49,6 +50,11 @@ def save_mlflow_model(path: Path, *, estimator: Any, card: ModelCard, rows: Rows
 
             mlflow.lightgbm.save_model(booster, pip_requirements=_requirements("lightgbm", "pandas"), **common)
             return
+        if hasattr(estimator, "get_booster"):
+            import mlflow.xgboost  # noqa: PLC0415
+
+            mlflow.xgboost.save_model(estimator, pip_requirements=_requirements(*_xgboost_packages()), **common)
+            return
         import mlflow.sklearn  # noqa: PLC0415
 
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +73,19 @@ def save_mlflow_model(path: Path, *, estimator: Any, card: ModelCard, rows: Rows
 
 def _example(signature: Signature, rows: Rows) -> Any:
     return as_frame(signature, rows.take(_EXAMPLE_ROWS))
+
+
+def _xgboost_packages() -> tuple[str, ...]:
+    # two distributions hold the same package: with and without CUDA
+    return (*(name for name in ("xgboost", "xgboost-cpu") if _is_installed(name)), "pandas", "scikit-learn")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        installed(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _requirements(*names: str) -> list[str]:

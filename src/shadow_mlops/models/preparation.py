@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
 
 from shadow_mlops.domain.errors import ModelRefusedError
 from shadow_mlops.domain.features import Signature
-from shadow_mlops.domain.models import ModelCard, Task
-from shadow_mlops.models.export import export
-from shadow_mlops.models.foreign import (
-    Artefacts,
-    RecentRows,
-    prepare_onnx,
-    read_artefacts,
-    read_signature,
-    rows_of,
-    stated_task,
+from shadow_mlops.domain.models import ModelCard
+from shadow_mlops.models.endpoint import RUNTIME_TAG, TIMEOUT_TAG, Endpoint, endpoint_of_tags, read_endpoint
+from shadow_mlops.models.foreign import Artefacts, RecentRows, read_artefacts, read_signature, rows_of, stated_task
+from shadow_mlops.models.outputs import OUTPUTS, declared_outputs
+from shadow_mlops.models.prepared import (
+    CARD,
+    PREPARED,
+    file_sha256,
+    read_card,
+    read_recorded,
+    recorded_rows,
+    write_card,
 )
-from shadow_mlops.models.prepared import CARD, PREPARED, file_sha256, read_card, write_card
+from shadow_mlops.models.preparing import prepare_elsewhere
 from shadow_mlops.models.registry import RegisteredVersion, Registry
-from shadow_mlops.models.rows import Rows
-from shadow_mlops.models.runtimes.skops import load_estimator
+from shadow_mlops.models.remotes import prepare_remote
+from shadow_mlops.models.runtimes.pyfunc import TIMEOUT
 
 log = structlog.get_logger()
 
@@ -72,72 +72,120 @@ def prepare(
         If the version cannot be served; the message says why.
     RegistryError
         If its artefacts cannot be had now.
+    UnavailableError
+        If its model is elsewhere and does not answer now.
     """
     target = prepared_directory(data_dir, version.name, version.number)
     source = version.run_id or "none"
-    # a number alone is no identity: a registry that was begun anew counts from 1 again
-    if (target / CARD).exists() and read_card(target).provenance.get("run_id", source) == source:
+    endpoint = endpoint_of_tags(version.name, version.tags)
+    if _is_prepared(target, source, endpoint):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{version.number}-", dir=target.parent) as scratch:
         downloads, made = Path(scratch) / "download", Path(scratch) / "prepared"
         ours = registry.download(version, downloads, PREPARED)
         if ours is not None:
-            card = _adopt(ours, made, version)
+            card = _adopt(ours, made, version, endpoint)
         else:
-            everything = registry.download(version, downloads)
-            if everything is None:
-                raise ModelRefusedError(f"version {version.human} of model {version.name!r} has no artefacts")
+            artefacts = _artefacts(registry, version, downloads)
             try:
-                card = _prepare_foreign(
-                    read_artefacts(everything),
-                    made,
-                    version,
-                    metrics=registry.metrics(version),
-                    allow_pickle=allow_pickle,
-                    recent_rows=recent_rows,
-                )
+                described = _describe(artefacts, version, registry.metrics(version), allow_pickle=allow_pickle)
+                rows, origin = rows_of(artefacts, described.card.signature, recent_rows)
             except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
                 what = f"{type(error).__name__}: {error}"
                 raise ModelRefusedError(f"its description by MLflow is not understood: {what}") from error
-        provenance = {**card.provenance, "run_id": source}
-        write_card(made, msgspec.structs.replace(card, provenance=provenance))
-        if target.exists():
-            shutil.rmtree(target)
-        made.rename(target)
+            card = _with_notes(described.card, compared_on=origin)
+            if endpoint is not None:
+                card = prepare_remote(made, endpoint, card, rows)
+            else:
+                card = prepare_elsewhere(artefacts, made, described.flavor, card, rows, allow_pickle=allow_pickle)
+        write_card(made, _with_notes(card, run_id=source))
+        _put(made, target, source, endpoint)
     log.info(
         "model prepared",
         model=version.name,
         version=version.human,
         number=version.number,
         runtime=card.runtime,
+        onnx_refused=card.provenance.get("onnx_refused"),  # the process that found out has no log of its own
     )
     return target
 
 
-def _adopt(ours: Path, made: Path, version: RegisteredVersion) -> ModelCard:
+def _put(made: Path, target: Path, source: str, endpoint: Endpoint | None) -> None:
+    """Put it in its place, unless another process was quicker: what it has put there may be being loaded."""
+    if _is_prepared(target, source, endpoint):
+        return
+    if target.exists():
+        shutil.rmtree(target)
+    try:
+        made.rename(target)
+    except OSError:
+        if not _is_prepared(target, source, endpoint):
+            raise
+
+
+def _is_prepared(target: Path, source: str, endpoint: Endpoint | None) -> bool:
+    if not (target / CARD).exists():
+        return False
+    card = read_card(target)
+    # a number alone is no identity: a registry that was begun anew counts from 1 again
+    if card.provenance.get("run_id", source) != source:
+        return False
+    return endpoint is None or (card.runtime == "http" and read_endpoint(target / card.file) == endpoint)
+
+
+def _adopt(ours: Path, made: Path, version: RegisteredVersion, endpoint: Endpoint | None) -> ModelCard:
     """Take over what registration prepared; the registry, not the file, says which version it is."""
     card = read_card(ours)
     if Path(card.file).name != card.file or file_sha256(ours / card.file) != card.sha256:
         raise ModelRefusedError(f"the prepared file {card.file!r} in the registry is not the one its card describes")
+    if card.runtime == "pyfunc":  # it could not have been made here, and must not come in by this door
+        raise ModelRefusedError("its prepared files are of a pyfunc; register the MLflow model itself")
+    card = msgspec.structs.replace(card, name=version.name, version=version.human, registry_version=version.number)
+    if endpoint is None:
+        shutil.copytree(ours, made)
+        return card
+    if card.runtime != "http":  # the same model, served elsewhere
+        return prepare_remote(made, endpoint, card, recorded_rows(read_recorded(ours), card))
+    if endpoint != read_endpoint(ours / card.file):
+        raise ModelRefusedError(
+            f"its tags name {endpoint.shown}, which is not the remote model that was probed when it was registered:"
+            " register another version"
+        )
     shutil.copytree(ours, made)
-    return msgspec.structs.replace(card, name=version.name, version=version.human, registry_version=version.number)
+    return card
 
 
-def _prepare_foreign(
-    artefacts: Artefacts,
-    made: Path,
-    version: RegisteredVersion,
-    *,
-    metrics: dict[str, float],
-    allow_pickle: bool,
-    recent_rows: RecentRows,
-) -> ModelCard:
-    flavor, entry = artefacts.flavor()
-    signature = read_signature(artefacts)
-    rows, origin = rows_of(artefacts, signature, recent_rows)
+def _artefacts(registry: Registry, version: RegisteredVersion, downloads: Path) -> Artefacts:
+    everything = registry.download(version, downloads)
+    if everything is not None:
+        return read_artefacts(everything)
+    if RUNTIME_TAG in version.tags:
+        raise ModelRefusedError(
+            f"version {version.human} of model {version.name!r} has no artefacts that say what its features are:"
+            " register a remote model with shadow models register-remote"
+        )
+    raise ModelRefusedError(f"version {version.human} of model {version.name!r} has no artefacts")
+
+
+class _Described(msgspec.Struct, frozen=True):
+    flavor: str
+    card: ModelCard
+
+
+def _describe(
+    artefacts: Artefacts, version: RegisteredVersion, metrics: dict[str, float], *, allow_pickle: bool
+) -> _Described:
+    """What MLflow's files and the version's tags say, before its model is touched."""
+    wanted = version.tags.get(RUNTIME_TAG, "")
+    if wanted not in {"", "http", "pyfunc"}:
+        raise ModelRefusedError(f"its tag {RUNTIME_TAG} {wanted!r} is none of http, pyfunc")
+    flavor = "remote"
+    if wanted != "http":
+        flavor, _ = artefacts.flavor(pyfunc=wanted == "pyfunc", allow_pickle=allow_pickle)
     stated = stated_task(artefacts, version.tags)
-    provenance = {"flavor": flavor, "compared_on": origin} | ({"task": stated} if stated else {})
+    declared = declared_outputs(version.tags, artefacts.metadata)
     card = ModelCard(
         name=version.name,
         version=version.human,
@@ -146,47 +194,14 @@ def _prepare_foreign(
         runtime="",
         file="",
         sha256="",
-        signature=signature,
+        signature=read_signature(artefacts),
+        classes=tuple(str(c) for c in artefacts.metadata.get("classes", ())) if wanted == "http" else (),
         metrics=metrics,
-        provenance=provenance,
+        provenance={"flavor": flavor},
     )
-    if flavor == "onnx":
-        return prepare_onnx(made, artefacts, entry, card, rows)
-    if flavor == "lightgbm" and str(entry.get("model_class", "")).endswith(".Booster"):
-        return _prepare_booster(made, artefacts.file(entry["data"]), card, rows)
-    named = entry.get("pickled_model") or entry.get("data")
-    path = artefacts.file(named)
-    estimator = _estimator(path, str(entry.get("serialization_format", "")), allow_pickle=allow_pickle)
-    task, classes = _task_of(estimator)
-    return export(made, estimator=estimator, rows=rows, card=msgspec.structs.replace(card, task=task, classes=classes))
+    notes = {"task": stated, OUTPUTS: declared, TIMEOUT: version.tags.get(TIMEOUT_TAG)}
+    return _Described(flavor, _with_notes(card, **{key: value for key, value in notes.items() if value}))
 
 
-def _estimator(path: Path, stored_as: str, *, allow_pickle: bool) -> Any:
-    if stored_as == "skops" or path.suffix == ".skops":
-        return load_estimator(path)
-    if not allow_pickle:
-        raise ModelRefusedError(
-            f"{path.name} is pickled, and loading it runs code from the artefact: log it with"
-            " serialization_format='skops', or set ALLOW_PICKLE=true if you trust whoever registers models"
-        )
-    try:
-        with path.open("rb") as file:
-            return pickle.load(file)  # noqa: S301 - the setting allows it
-    except Exception as error:  # unpickling fails in whatever way the classes do
-        raise ModelRefusedError(f"{path.name} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def _task_of(estimator: Any) -> tuple[Task, tuple[str, ...]]:
-    if not hasattr(estimator, "predict"):
-        raise ModelRefusedError(f"a {type(estimator).__name__} predicts nothing")
-    labels = getattr(estimator, "classes_", None)
-    if labels is None:
-        return "regression", ()
-    classes = tuple(str(label) for label in labels)
-    return ("binary" if len(classes) == 2 else "multiclass"), classes
-
-
-def _prepare_booster(made: Path, path: Path, card: ModelCard, rows: Rows) -> ModelCard:
-    from shadow_mlops.models.boosters import export_booster  # noqa: PLC0415 - lightgbm is an extra
-
-    return export_booster(made, path, card, rows)
+def _with_notes(card: ModelCard, **notes: str) -> ModelCard:
+    return msgspec.structs.replace(card, provenance={**card.provenance, **notes})

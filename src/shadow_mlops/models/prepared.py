@@ -85,8 +85,15 @@ def _read(path: Path, kind: type[_T]) -> _T:
         raise ModelRefusedError(f"{path} cannot be read: {error}") from error
 
 
-def write_prepared(directory: Path, card: ModelCard, runtime: Runtime, rows: Rows) -> ModelCard:
+def write_prepared(
+    directory: Path, card: ModelCard, runtime: Runtime, rows: Rows, *, tolerance: float = 1e-6
+) -> ModelCard:
     """Complete a directory that holds ``card.file``: its hash, the card, and what the file answers to some rows.
+
+    Parameters
+    ----------
+    tolerance
+        Largest difference from these answers that the model may show when it is loaded.
 
     Returns
     -------
@@ -95,10 +102,13 @@ def write_prepared(directory: Path, card: ModelCard, runtime: Runtime, rows: Row
     """
     card = msgspec.structs.replace(card, sha256=file_sha256(directory / card.file))
     some = rows.take(RECORDED_ROWS)
+    scores = runtime.predict(some.numbers, some.strings)
+    scored = np.isfinite(scores).all(axis=1)  # a row without an answer can be checked by nobody
     recorded = Recorded(
-        numbers=[[None if np.isnan(x) else float(x) for x in row] for row in some.numbers],
-        strings=[list(row) for row in some.strings],
-        scores=runtime.predict(some.numbers, some.strings).tolist(),
+        numbers=[[None if np.isnan(x) else float(x) for x in row] for row in some.numbers[scored]],
+        strings=[list(row) for row in some.strings[scored]],
+        scores=scores[scored].tolist(),
+        tolerance=tolerance,
     )
     (directory / RECORDED).write_bytes(msgspec.json.encode(recorded))
     write_card(directory, card)

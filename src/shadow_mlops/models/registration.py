@@ -83,7 +83,7 @@ def register(
     RegistryError
         If the registry does not answer; no alias has been changed then.
     """
-    _refuse_duplicate(registry, name, version)
+    refuse_duplicate(registry, name, version)
     with tempfile.TemporaryDirectory(prefix="shadow-register-") as scratch:
         model, extras = Path(scratch) / "model", Path(scratch) / "reference"
         rows = table_rows(reference, signature)
@@ -118,12 +118,13 @@ def register(
             tags=marks,
         )
     registered = registry.create_version(name, run_id=run_id, path="model", tags=marks)
-    _settle(registry, registered, aliases)
+    settle(registry, registered, aliases)
     log.info("model registered", model=name, version=version, number=registered.number, runtime=card.runtime)
     return msgspec.structs.replace(card, registry_version=registered.number)
 
 
-def _refuse_duplicate(registry: Registry, name: str, version: str) -> None:
+def refuse_duplicate(registry: Registry, name: str, version: str) -> None:
+    """Raise ``ConflictError`` if the model has that version already."""
     try:
         taken = registry.tagged(name, version)
     except ModelNotFoundError:
@@ -132,7 +133,7 @@ def _refuse_duplicate(registry: Registry, name: str, version: str) -> None:
         raise ConflictError(f"model {name!r} already has version {version!r} (registry number {taken[0].number})")
 
 
-def _settle(registry: Registry, registered: RegisteredVersion, aliases: Sequence[str]) -> None:
+def settle(registry: Registry, registered: RegisteredVersion, aliases: Sequence[str]) -> None:
     """Set the aliases, all or none; a registration that lost a race for its version is undone."""
     name, human = registered.name, registered.human
     first = registry.tagged(name, human)[0]

@@ -12,12 +12,19 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from shadow_mlops.domain.errors import ModelError, ModelNotFoundError, ModelRefusedError, RegistryError
+from shadow_mlops.domain.errors import (
+    ModelError,
+    ModelNotFoundError,
+    ModelRefusedError,
+    RegistryError,
+    UnavailableError,
+)
 from shadow_mlops.domain.models import Serving
 from shadow_mlops.models.foreign import RecentRows
 from shadow_mlops.models.loading import load_elsewhere
 from shadow_mlops.models.preparation import MODELS, no_traffic, prepare, prepared_directory
 from shadow_mlops.models.prepared import CARD
+from shadow_mlops.models.promoted import Promoted, card_mark
 from shadow_mlops.models.registry import Registry
 from shadow_mlops.models.serving import SERVING, publish_serving, read_serving
 
@@ -118,6 +125,15 @@ class Resolver:
         self._publish(champion, challengers, self.problems)
         return self._serving
 
+    def trust(self, promoted: Promoted) -> None:
+        """Take a version as proved that a promotion on this host has just loaded and checked.
+
+        A directory with another card than the checked one is tried like any other.
+        """
+        if card_mark(prepared_directory(self._data_dir, self._name, promoted.number)) == promoted.card:
+            self._refused.pop(promoted.number, None)
+            self._ready.add(promoted.number)
+
     def _wanted(self, problems: list[str]) -> dict[str, str]:
         """Role -> registry number."""
         try:
@@ -168,7 +184,13 @@ class Resolver:
                 recent_rows=self._recent_rows,
             )
             load_elsewhere(directory)
-        except (ModelNotFoundError, ModelRefusedError, RegistryError, OSError) as error:  # OSError: a full disk
+        except (
+            ModelNotFoundError,
+            ModelRefusedError,
+            RegistryError,
+            UnavailableError,
+            OSError,  # a full disk
+        ) as error:
             last = self._refused.get(number)
             pause = min(_LAST_RETRY, last.pause * 2) if last else _FIRST_RETRY
             refusal = _Refusal(str(error), self._clock() + pause, pause)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ _INSTALL = {
     "onnx": "pip install onnxruntime",
     "skops": "pip install 'shadow-mlops[train]'",
     "lightgbm": "pip install 'shadow-mlops[lightgbm]'",
+    "xgboost": "pip install 'shadow-mlops[xgboost]'",
+    "http": "pip install httpx2",
 }
 
 
@@ -48,7 +51,38 @@ class Runtime(Protocol):
         ------
         PredictionError
             If the model cannot score these rows.
+        UnavailableError
+            If a :class:`Detached` runtime cannot score anything now.
         """
+        ...
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the calls of a detached model since somebody last asked."""
+
+    calls: dict[str, int]
+    """Result -> count: ``ok``, ``refused`` (its answer was that it cannot score these rows), and the failures
+    ``timeout``, ``unreachable``, ``status``, ``garbage``, ``died``, ``skipped`` (it failed too often to be tried)."""
+    state: Literal["closed", "half-open", "open"]
+    """Of the breaker: ``open`` means that calls are skipped."""
+
+
+@runtime_checkable
+class Detached(Protocol):
+    """Further power of a runtime whose model is in another process or on another host.
+
+    However fast it was when it was loaded, it may be slow or away the next time, so nobody calls it where others wait.
+    Its ``predict`` returns within a time-out, raises :class:`~shadow_mlops.domain.errors.UnavailableError` when the
+    model does not answer as it should (trying again, row by row, is then of no use), and gives NaN for rows that the
+    model refused.
+    """
+
+    def tally(self) -> Tally:
+        """What became of the calls since the last time this was asked."""
+        ...
+
+    def close(self) -> None:
+        """End the process, close the connections, without waiting; ``predict`` may fail from now on."""
         ...
 
 
