@@ -27,14 +27,17 @@ class Binding:
 
     def columns(self, batch: EventBatch, rows: NDArray[np.bool_]) -> tuple[Floats, Strings]:
         """The chosen rows as the model expects them; a feature that the events lack is missing."""
-        count = int(rows.sum())
-        numbers = np.full((count, len(self.numbers)), np.nan)
-        strings = np.full((count, len(self.strings)), None, dtype=np.object_)
+        return self.arranged(batch.numbers[rows], batch.strings[rows])
+
+    def arranged(self, numbers: Floats, strings: Strings) -> tuple[Floats, Strings]:
+        """Columns of the events' schema as the model expects them; a feature that the events lack is missing."""
+        wanted_numbers = np.full((len(numbers), len(self.numbers)), np.nan)
+        wanted_strings = np.full((len(numbers), len(self.strings)), None, dtype=np.object_)
         here = self.numbers >= 0
-        numbers[:, here] = batch.numbers[rows][:, self.numbers[here]]
+        wanted_numbers[:, here] = numbers[:, self.numbers[here]]
         here = self.strings >= 0
-        strings[:, here] = batch.strings[rows][:, self.strings[here]]
-        return numbers, strings
+        wanted_strings[:, here] = strings[:, self.strings[here]]
+        return wanted_numbers, wanted_strings
 
 
 def bind(schema: EventSchema, signature: Signature) -> Binding:

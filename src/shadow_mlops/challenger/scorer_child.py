@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shadow_mlops.challenger.messages import Ready, Refused, Rows, Scores
+from shadow_mlops.domain.errors import UnavailableError
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.eventlog.records import Floats, Strings
 
@@ -55,6 +56,11 @@ def score_rows(predict: Callable[[Floats, Strings], Floats], numbers: Floats, st
     -------
     Scores
         A row has failed if the model raises on it alone, or answers with another shape, NaN or infinity.
+
+    Raises
+    ------
+    UnavailableError
+        If the model runs elsewhere and does not answer.
     """
     count = len(numbers)
     scores = np.full((count, outputs), np.nan)
@@ -67,6 +73,8 @@ def score_rows(predict: Callable[[Floats, Strings], Floats], numbers: Floats, st
         first, last = todo.pop()
         try:
             answer = _checked(predict(numbers[first:last], strings[first:last]), last - first, outputs)
+        except UnavailableError:  # no fault of any row: this process ends, and the seat brings another, with pauses
+            raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything, and the rows are marked as failed
             problem = problem or f"{type(error).__name__}: {error}"[:500]
             if last - first > 1:
@@ -139,7 +147,11 @@ def main() -> None:
     descriptor, loader, directory, parent = sys.argv[1:]
     _bind_to_parent(int(parent))
     with suppress(BrokenPipeError, ConnectionResetError):  # the parent has gone; nobody is left to tell
-        serve(Connection(int(descriptor)), loader, Path(directory))
+        try:
+            serve(Connection(int(descriptor)), loader, Path(directory))
+        except UnavailableError as error:
+            sys.stderr.write(f"the scorer ends: {error}\n")
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -90,16 +91,46 @@ def score_events(
     ResultBatch or None
         None if the scoring was broken off.
     """
-    frames = [item for item in items if isinstance(item, Frame)]
-    sampled = [_sampled(_events(frame)) for frame in frames]
-    numbers, strings = _bound(frames, sampled, signature)
+    batches = [_events(item) for item in items if isinstance(item, Frame)]
+    sampled = [_sampled(batch) for batch in batches]
+    numbers, strings = _bound(batches, sampled, signature)
+    mask = np.concatenate([np.zeros(0, dtype=np.bool_), *sampled])
+    return score_columns(
+        numbers, strings, score, sampled=mask, spans=spans_of(items), schema=schema, batch_rows=batch_rows
+    )
+
+
+def score_columns(
+    numbers: Floats,
+    strings: Strings,
+    score: Score,
+    *,
+    sampled: NDArray[np.bool_],
+    spans: list[Span],
+    schema: ResultSchema,
+    batch_rows: int,
+) -> ResultBatch | None:
+    """Score rows that are in the model's order already.
+
+    Parameters
+    ----------
+    numbers, strings
+        (m, …): the sampled rows only.
+    sampled
+        bool (n,): which of the rows that the spans name and that are not shed are sampled; m of them.
+
+    Returns
+    -------
+    ResultBatch or None
+        None if the scoring was broken off.
+    """
     parts: list[Scored] = []
     for start in range(0, len(numbers), batch_rows):
         part = score(numbers[start : start + batch_rows], strings[start : start + batch_rows])
         if part is None:
             return None
         parts.append(part)
-    return _assemble(spans_of(items), np.concatenate([np.zeros(0, dtype=np.bool_), *sampled]), parts, schema)
+    return _assemble(spans, sampled, parts, schema)
 
 
 def shed(items: Sequence[Gone | Skipped], schema: ResultSchema) -> ResultBatch:
@@ -137,15 +168,22 @@ def _sampled(batch: EventBatch) -> NDArray[np.bool_]:
 
 
 def _bound(
-    frames: Sequence[Frame], sampled: Sequence[NDArray[np.bool_]], signature: Signature
+    batches: Sequence[EventBatch], sampled: Sequence[NDArray[np.bool_]], signature: Signature
 ) -> tuple[Floats, Strings]:
-    # Once bound, frames of different schemas have the same columns and share a micro-batch.
-    known = {schema: bind(schema, signature) for schema in {_events(frame).schema for frame in frames}}
-    pairs = [
-        known[_events(frame).schema].columns(_events(frame), rows) for frame, rows in zip(frames, sampled, strict=True)
-    ]
-    numbers = [np.zeros((0, len(signature.numbers))), *(pair[0] for pair in pairs)]
-    strings = [np.zeros((0, len(signature.strings)), dtype=np.object_), *(pair[1] for pair in pairs)]
+    # Once bound, frames of different schemas have the same columns and share a micro-batch. Neighbours of one schema
+    # are joined before: a quiet day's frames have one row, and binding each cost more than reading it.
+    numbers = [np.zeros((0, len(signature.numbers)))]
+    strings = [np.zeros((0, len(signature.strings)), dtype=np.object_)]
+    rows = iter(sampled)
+    for _, neighbours in groupby(batches, key=lambda batch: batch.schema):
+        run = list(neighbours)
+        chosen = np.concatenate([next(rows) for _ in run])
+        bound = bind(run[0].schema, signature).arranged(
+            np.concatenate([batch.numbers for batch in run])[chosen],
+            np.concatenate([batch.strings for batch in run])[chosen],
+        )
+        numbers.append(bound[0])
+        strings.append(bound[1])
     return np.concatenate(numbers), np.concatenate(strings)
 
 

@@ -16,6 +16,7 @@ from shadow_mlops.deployment import load_deployment
 from shadow_mlops.models.serving import read_serving
 from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.logfiles import open_log
+from shadow_mlops.processes.pyfuncs import permit_pyfuncs
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
@@ -45,6 +46,7 @@ def run(settings: Settings, name: str, *, parent: int | None = None, loader: str
     DeploymentError
         If the deployment file is wrong.
     """
+    permit_pyfuncs(settings)
     identity = f"challenger-{name}"
     configure_logs(identity, level=settings.log_level)
     lifetime = Lifetime(parent)
