@@ -1,4 +1,4 @@
-"""Whatever is posted, the running gateway answers in the shapes of its own OpenAPI document, never with 5xx."""
+"""Whatever is posted, gateway and console answer in the shapes of their one OpenAPI document, never with 5xx."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from system import System, trained_example
+from system import System, get, trained_example, wait_for
 
 EXAMPLES = 60
 CHECKS = (
@@ -23,6 +23,7 @@ def test_no_request_breaks_the_gateway(tmp_path):
     data = trained_example(tmp_path / "data")
     # Thousands of refused requests from one client are the test's business, not the limiter's.
     with System(data, environment={"RATE_LIMIT_REQUESTS": "1000000000"}).running() as system:
+        wait_for(lambda: b"/promote" in get(f"{system.url}/openapi.json")[1], "the console's routes are published")
         command = [
             Path(sys.executable).with_name("schemathesis"), "run", f"{system.url}/openapi.json",
             "--checks", ",".join(CHECKS), "--max-examples", str(EXAMPLES), "--seed", "1",

@@ -7,7 +7,21 @@ import sys
 import typer
 from rich.console import Console
 
-from shadow_mlops.cli import challenger, doctor, gateway, models, monitor, traffic, up
+from shadow_mlops.cli import (
+    challenger,
+    compare,
+    console,
+    doctor,
+    events,
+    gateway,
+    models,
+    monitor,
+    outcomes,
+    remote,
+    replay,
+    traffic,
+    up,
+)
 from shadow_mlops.cli.exits import exit_code
 from shadow_mlops.domain.errors import ShadowError
 
@@ -22,9 +36,15 @@ app.command()(up.up)
 app.command()(gateway.gateway)
 app.command()(challenger.challenger)
 app.command()(monitor.monitor)
+app.command()(console.console)
+app.command()(compare.compare)
 app.command()(traffic.traffic)
+app.command()(replay.replay)
 app.command()(doctor.doctor)
+models.app.command("register-remote")(remote.register_remote)
 app.add_typer(models.app, name="models")
+app.add_typer(outcomes.app, name="outcomes")
+app.add_typer(events.app, name="events")
 
 
 def main() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import getpass
+import os
+import socket
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -18,12 +21,16 @@ from shadow_mlops.models.prepared import read_card
 from shadow_mlops.models.registry import RegisteredVersion, Registry
 from shadow_mlops.processes.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from shadow_mlops.rollout import Rollout, Switch
+
 app = typer.Typer(help="Model versions in the registry.", no_args_is_help=True)
 
 NameOption = Annotated[
     str, typer.Option("--name", help="Registered model; by default the deployment's.", show_default=False)
 ]
 FormatOption = Annotated[Literal["text", "json"], typer.Option("--format", help="How to print it.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the audit trail.", show_default=False)]
 
 
 class Listed(msgspec.Struct, kw_only=True):
@@ -95,6 +102,75 @@ def show_version(
         "card": card and msgspec.to_builtins(card),
     }
     typer.echo(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="Human version, or the registry's number of an untagged one.")],
+    reason: ReasonOption = "",
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
+    format: FormatOption = "text",  # noqa: A002 - the flag's name
+) -> None:
+    """Make a version champion; the old champion becomes `previous` and a challenger.
+
+    The version is loaded in a process of its own first, where it must give the outputs that were recorded at its
+    registration; otherwise nothing changes. Whatever comes of it is in the audit trail.
+
+    Exit codes: 0 promoted, 2 wrong input, 3 pinned, or champion already, 4 no such version, refused, or no
+    answer from the registry, 5 promoted, but this host's gateway does not serve it yet.
+
+    Example: shadow models promote 3.0.0-beta --reason "better log loss for a week"
+    """
+    settings = load_settings(deployment_file=deployment, data_dir=data_dir)
+    _report(_rollout(settings).promote(version, reason=reason, **_origin()), format)
+
+
+@app.command()
+def rollback(
+    reason: ReasonOption = "",
+    deployment: DeploymentOption = None,
+    data_dir: DataDirOption = None,
+    format: FormatOption = "text",  # noqa: A002 - the flag's name
+) -> None:
+    """Make the version with the alias `previous` champion again; a second rollback undoes the first.
+
+    Exit codes: 0 rolled back, 2 wrong input, 3 pinned, or nothing to roll back to, 4 refused, or no answer from the
+    registry, 5 rolled back, but this host's gateway does not serve it yet.
+
+    Example: shadow models rollback --reason "complaints"
+    """
+    settings = load_settings(deployment_file=deployment, data_dir=data_dir)
+    _report(_rollout(settings).rollback(reason=reason, **_origin()), format)
+
+
+def _rollout(settings: Settings) -> Rollout:
+    from shadow_mlops.processes.rollout import open_rollout, state_of  # noqa: PLC0415 - list and show need no SQL
+    from shadow_mlops.telemetry.logs import configure_logs  # noqa: PLC0415
+
+    configure_logs("models", level="ERROR")  # standard output is the answer's, and an error is told once
+    return open_rollout(settings, load_deployment(settings.deployment_file), _registry(settings), state_of(settings))
+
+
+def _origin() -> dict[str, Any]:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user id that no account has
+        user = str(os.getuid())
+    return {"who": f"{user}@{socket.gethostname()}", "details": {"via": "cli"}}
+
+
+def _report(switch: Switch, form: str) -> None:
+    if form == "json":
+        typer.echo(msgspec.json.encode(switch).decode())
+    else:
+        verb = "promoted to" if switch.action == "promote" else "rolled back to"
+        shadowing = ", ".join(f"{role} {version}" for role, version in switch.roles.challengers.items()) or "nobody"
+        typer.echo(f"{switch.roles.model}: {verb} {switch.to_version} (before: {switch.from_version or 'none'})")
+        typer.echo(f"shadowing: {shadowing}")
+        typer.echo(f"{switch.followed.detail} (audit entry {switch.audit_id})")
+    if switch.followed.gateway and not switch.followed.served:
+        raise typer.Exit(5)
 
 
 def _registry(settings: Settings) -> Registry:

@@ -22,7 +22,7 @@ def up(
         bool, typer.Option("--reload", help="Replace workers when the code or the YAML changes.")
     ] = False,
 ) -> None:
-    """Run everything: gateway, one process per challenger, monitor. Ctrl-C ends it cleanly.
+    """Run everything: gateway, one process per challenger, monitor, console. Ctrl-C ends it cleanly.
 
     Where there is no deployment file, the bundled churn example is trained the first time and served.
     Exit codes: 0 ended on request, 1 a process had to be killed, 2 wrong input, 3 already running.
@@ -38,6 +38,7 @@ def up(
     settings = settings.model_copy(
         update={"deployment_file": _deployment_file(settings, asked=deployment, console=console)}
     )
+    whereabouts = _token_whereabouts(settings)
     watch = [settings.deployment_file, Path(__file__).resolve().parents[1]] if reload else []
 
     def ready(url: str) -> None:
@@ -45,8 +46,17 @@ def up(
         console.print(
             f"[green]ready[/] in {seconds:.1f} s: {url}  (docs {url}/docs, health {url}/health; Ctrl-C ends it)"
         )
+        console.print(f"operators: Authorization: Bearer TOKEN; {whereabouts}")
 
     raise typer.Exit(supervisor.run(settings, watch=watch, on_ready=ready))
+
+
+def _token_whereabouts(settings: Settings) -> str:
+    from shadow_mlops.access import operator_token, token_file  # noqa: PLC0415
+
+    configured = settings.operator_token.get_secret_value()
+    operator_token(settings.data_dir, configured)  # the file is there before anybody is told of it
+    return "the token is OPERATOR_TOKEN's" if configured else f"the token is in {token_file(settings.data_dir)}"
 
 
 def _deployment_file(settings: Settings, *, asked: Path | None, console: Console) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shadow_mlops.domain.deployment import Decision, Deployment
 from shadow_mlops.domain.errors import DeploymentError
 from shadow_mlops.domain.models import ModelCard
+from shadow_mlops.domain.positive import positive_class
 
 
 class BinaryAnswer(msgspec.Struct, gc=False):
@@ -54,34 +55,6 @@ ANSWERS: dict[str, type[Answer]] = {
 
 Renderer: TypeAlias = Callable[[NDArray[np.float64], Sequence[str]], list[Answer]]
 """float64 (n, k) scores and n request ids to n answers."""
-
-
-def positive_class(deployment: Deployment, card: ModelCard) -> str:
-    """Text of the positive class among the model's classes; empty when the task is not binary.
-
-    Raises
-    ------
-    DeploymentError
-        If the model has no class of that name.
-
-    Notes
-    -----
-    ``1``, ``1.0``, ``true`` and ``"1"`` name the same class: YAML, Python and registries write labels differently.
-    """
-    if deployment.task != "binary":
-        return ""
-    wanted = _plain(str(deployment.positive))
-    for label in card.classes:
-        if _plain(label) == wanted:
-            return label
-    raise DeploymentError(
-        f"`positive: {deployment.positive}` is no class of {card.name} {card.version}: {', '.join(card.classes)}"
-    )
-
-
-def _plain(label: str) -> str:
-    text = {"true": "1", "false": "0"}.get(label.lower(), label)
-    return text.removesuffix(".0")
 
 
 def renderer(deployment: Deployment, card: ModelCard) -> Renderer:

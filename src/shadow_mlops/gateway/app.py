@@ -23,13 +23,14 @@ from shadow_mlops.domain.events import EVENTS, OUTCOMES
 from shadow_mlops.eventlog.seam import EventLog
 from shadow_mlops.gateway.champion import ChampionFollower
 from shadow_mlops.gateway.dataplane import DataPlane
-from shadow_mlops.gateway.errors import error_response, http_error_response
+from shadow_mlops.gateway.forwarding import FORWARDED, ConsoleClient, Forwarder
 from shadow_mlops.gateway.health import HealthChecks
 from shadow_mlops.gateway.limiter import RateLimiter
-from shadow_mlops.gateway.openapi import document
+from shadow_mlops.gateway.openapi import document, merged
 from shadow_mlops.gateway.outcomes import OutcomeIntake
 from shadow_mlops.gateway.predict import Predictor
 from shadow_mlops.gateway.status import describe_models
+from shadow_mlops.httperrors import error_response, http_error_response
 from shadow_mlops.telemetry.metrics import Metrics
 
 BEAT_SECONDS = 0.05  # an idle writer tells readers of the ordered log this often that nothing older will follow
@@ -96,11 +97,17 @@ class Gateway:
         )
         self._generation = metrics.serving_generation.labels(writer)
         self._swaps = metrics.model_swaps.labels("served")
+        self.console = ConsoleClient(data_dir / "run" / "console.json")
         self.application = _fastapi(self, deployment, data_dir, metrics_text, title)
         self.asgi = DataPlane(
             self.predictor,
             OutcomeIntake(self._outcomes, deployment.name, metrics, sync=sync),
-            self.application,
+            Forwarder(
+                self.application,
+                self.console,
+                max_body=limits.body_bytes,
+                count=lambda path, status: metrics.requests.labels(path, str(status)).inc(),
+            ),
             metrics,
             limiter=None
             if limits.requests is None
@@ -121,6 +128,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.console.close()
         await self.predictor.drain()
         self.predictor.publish()
         self._events.close()
@@ -157,8 +165,8 @@ def _fastapi(
         await gateway.stop()
 
     app = FastAPIOffline(title=title, version=__version__, lifespan=lifespan, description=_DESCRIPTION)
-    app.openapi = lambda: document(app, deployment, gateway.follower.served)  # type: ignore[method-assign]
     _add_errors(app)
+    _add_openapi(app, gateway, deployment)
 
     @app.middleware("http")
     async def request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -201,6 +209,16 @@ def _fastapi(
         return Response(await _text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
+
+
+def _add_openapi(app: FastAPI, gateway: Gateway, deployment: Deployment) -> None:
+    app.openapi = lambda: document(app, deployment, gateway.follower.served)  # type: ignore[method-assign]
+    # FastAPI's own route cannot wait for the console's half of the document.
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", "") != app.openapi_url]
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return _json(merged(app.openapi(), await gateway.console.document(), FORWARDED), 200)
 
 
 _DESCRIPTION = (

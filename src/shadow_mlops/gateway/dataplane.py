@@ -25,8 +25,6 @@ from shadow_mlops.domain.errors import (
     ShadowError,
 )
 from shadow_mlops.gateway.answers import Answer
-from shadow_mlops.gateway.errors import error_response, http_error_response
-from shadow_mlops.gateway.fields import AcceptedFields
 from shadow_mlops.gateway.limiter import RateLimiter
 from shadow_mlops.gateway.outcomes import OutcomeIntake
 from shadow_mlops.gateway.predict import Predictor
@@ -39,6 +37,7 @@ from shadow_mlops.gateway.transport import (
     require_json,
     respond,
 )
+from shadow_mlops.httperrors import error_response, http_error_response
 from shadow_mlops.telemetry.metrics import Metrics
 
 _encode = msgspec.json.encode
@@ -148,7 +147,7 @@ class DataPlane:
         instances = _instances(body)
         if len(instances) > self._max_rows:
             raise BodyTooLargeError(f"the batch has {len(instances)} instances, at most {self._max_rows} are allowed")
-        rows = _rows(fields, instances)
+        rows, _ = fields.convert_all(instances)
         answers = await self._answer_all(rows, request_id, received)
         self._metrics.requests.labels("/predict/batch", "200").inc()
         return 200, _encode({"predictions": answers})
@@ -167,25 +166,6 @@ class DataPlane:
         accepted = self._outcomes.accept(body)
         self._metrics.requests.labels("/outcomes", "202").inc()
         return 202, _encode({"accepted": accepted})
-
-
-def _rows(fields: AcceptedFields, instances: list[Any]) -> list[tuple[Any, ...]]:
-    """Values of all instances; every problem of every instance is told at once."""
-    problems: list[Problem] = []
-    rows: dict[int, tuple[Any, ...]] = {}
-    for index, instance in enumerate(instances):
-        try:
-            rows[index] = fields.convert(instance, index)
-        except InvalidFieldsError as error:
-            problems.extend(error.problems)
-    values, indices = list(rows.values()), list(rows)
-    if values:
-        for position, found in fields.columns(values).problems.items():
-            problems.extend(Problem(p.field, p.problem, indices[position]) for p in found)
-    if problems:
-        problems.sort(key=lambda p: p.index or 0)
-        raise InvalidFieldsError("the batch has invalid instances; none was answered", problems)
-    return values
 
 
 def _instances(body: bytes) -> list[Any]:

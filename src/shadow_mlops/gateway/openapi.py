@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -99,6 +100,34 @@ def document(app: FastAPI, deployment: Deployment, served: Served | None) -> dic
     }
     result["components"] = {**base.get("components", {}), "schemas": components}
     return result
+
+
+def merged(own: dict[str, Any], console: dict[str, Any] | None, forwarded: re.Pattern[str]) -> dict[str, Any]:
+    """One document of the gateway's own routes and those that it forwards.
+
+    Parameters
+    ----------
+    console
+        The console's document; None while it is not there.
+    forwarded
+        Paths that are forwarded; no other path of the console is published.
+    """
+    if console is None:
+        return own
+    paths = {path: item for path, item in console.get("paths", {}).items() if forwarded.fullmatch(path)}
+    parts: dict[str, Any] = {}
+    for part in ("schemas", "securitySchemes"):
+        both = {
+            **console.get("components", {}).get(part, {}),
+            **own.get("components", {}).get(part, {}),
+        }
+        if both:
+            parts[part] = both
+    return {
+        **own,
+        "paths": {**own["paths"], **paths},
+        "components": {**own.get("components", {}), **parts},
+    }
 
 
 def _operation(  # noqa: PLR0917 - one argument per part of an OpenAPI operation

@@ -20,6 +20,7 @@ from shadow_mlops.domain.events import EVENTS
 from shadow_mlops.domain.features import Signature
 from shadow_mlops.eventlog import EventBatch, EventLog, Frame
 from shadow_mlops.eventlog.segments import SegmentLog
+from shadow_mlops.models.promoted import PROMOTED, read_promoted
 from shadow_mlops.models.registry import Registry
 from shadow_mlops.models.resolver import Resolver
 from shadow_mlops.processes.files import write_word
@@ -32,6 +33,7 @@ log = structlog.get_logger()
 
 _STEP_SECONDS = 1.0
 _LONGEST_PAUSE = 5.0
+_NAP_SECONDS = 0.1  # an end, and a promotion on this host, are noticed that soon
 _RECENT_ROWS = 1000
 _LOW_PRIORITY = 10  # converting a stranger's model takes seconds of CPU that clients need more
 
@@ -62,14 +64,50 @@ def run(settings: Settings, deployment: Deployment, *, parent: int | None = None
     )
     word = settings.data_dir / "run" / "resolver.json"
     word.parent.mkdir(parents=True, exist_ok=True)
-    follow(resolver, word, ending=lifetime.ending)
+    follow(resolver, word, ending=lifetime.ending, nudged=Nudges(resolver, settings.data_dir))
     log.info("resolver has ended")
 
 
+class Nudges:
+    """Whether a promotion on this host has moved the aliases since it was asked last; its version is trusted."""
+
+    def __init__(self, resolver: Resolver, data_dir: Path) -> None:
+        self._resolver = resolver
+        self._data_dir = data_dir
+        self._seen = self._mark()
+
+    def __call__(self) -> bool:
+        """True once for each promotion."""
+        mark = self._mark()
+        if mark == self._seen:
+            return False
+        self._seen = mark
+        try:
+            promoted = read_promoted(self._data_dir)
+        except ModelError as error:
+            log.warning("the word of a promotion is not understood", reason=str(error))
+            return False
+        if promoted is not None:
+            self._resolver.trust(promoted)
+        return True
+
+    def _mark(self) -> tuple[int, int] | None:
+        try:
+            stat = (self._data_dir / PROMOTED).stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino
+
+
 def follow(
-    resolver: Resolver, word: Path, *, ending: Callable[[], bool], pause: Callable[[float], None] = time.sleep
+    resolver: Resolver,
+    word: Path,
+    *,
+    ending: Callable[[], bool],
+    nudged: Callable[[], bool] = lambda: False,
+    pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Step each second; when the registry fails, less often, and never end because of it."""
+    """Step each second, at once when nudged; when the registry fails, less often, and never end because of it."""
     failures = 0
     told = ""
     while not ending():
@@ -92,8 +130,8 @@ def follow(
         write_word(word, {"at": datetime.now(UTC).isoformat(), "status": status, "detail": detail})
         wait = min(_LONGEST_PAUSE, _STEP_SECONDS * 2**failures) if failures else _STEP_SECONDS
         due = begun + wait
-        while not ending() and (left := due - time.monotonic()) > 0:
-            pause(min(left, 0.2))  # short naps: an end is noticed at once
+        while not ending() and not nudged() and (left := due - time.monotonic()) > 0:
+            pause(min(left, _NAP_SECONDS))
 
 
 def recent_rows(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from shadow_mlops.processes.pyfuncs import pyfunc_environment
 from shadow_mlops.processes.settings import Settings
 
 _VARIABLE = "SHADOW_SETTINGS"
@@ -17,7 +18,8 @@ _PARENT = "SHADOW_PARENT"
 
 def settings_to_environment(settings: Settings) -> dict[str, str]:
     """Environment of a child that must run with exactly these settings (the operator's token is left out)."""
-    return {**os.environ, _VARIABLE: settings.model_dump_json(exclude={"operator_token"})}
+    passed = settings.model_dump_json(exclude={"operator_token"})
+    return {**os.environ, **pyfunc_environment(settings), _VARIABLE: passed}
 
 
 def settings_from_environment() -> Settings:

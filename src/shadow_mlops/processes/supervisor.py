@@ -27,6 +27,7 @@ from shadow_mlops.telemetry.logs import configure_logs
 
 TICK_SECONDS = 0.1
 STOP_SECONDS = 20.0  # the gateway's own drain and end take up to 14
+CONSOLE_SECONDS = 5.0  # it starts after the first answer, and is there soon also where nothing can be answered
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ class Member:
 
 
 class Supervisor:
-    """Keeps gateway, monitor and one challenger process per published challenger running.
+    """Keeps gateway, monitor, console and one challenger process per published challenger running.
 
     Parameters
     ----------
@@ -75,6 +76,7 @@ class Supervisor:
         self._stopping = False
         self._signals = 0
         self._published: object = None
+        self._answering = False
 
     @property
     def port(self) -> int:
@@ -100,8 +102,12 @@ class Supervisor:
         tasks = [asyncio.create_task(self._announce())]
         if self._watch:
             tasks.append(asyncio.create_task(self._reload(self._settings.deployment_file.resolve())))
+        begun = time.monotonic()
         while not self._stopping:
             self._follow_challengers()
+            if "console" not in self._members and (self._answering or time.monotonic() - begun > CONSOLE_SECONDS):
+                # its imports take seconds of the processor that the first answer needs
+                self._add(Member("console", "shadow_mlops.processes.console", []))
             for member in self._members.values():
                 self._keep(member)
             self._reap()
@@ -190,6 +196,7 @@ class Supervisor:
     async def _announce(self) -> None:
         while not any(self._gateway_word().get("generations", {}).values()):
             await asyncio.sleep(TICK_SECONDS)
+        self._answering = True
         host = "localhost" if self._settings.api_host in {"0.0.0.0", "::"} else self._settings.api_host  # noqa: S104
         self._on_ready(f"http://{host}:{self.port}")
 

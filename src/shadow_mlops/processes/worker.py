@@ -107,10 +107,14 @@ async def serve(gateway: Gateway, channel: WorkerChannel, listen_fd: int, identi
         server.should_exit = True
 
     async def alive() -> None:
+        told, due = -1, 0.0
         while True:
             served = gateway.follower.served
-            channel.tell("alive", text=f"{os.getpid()} {identity} {served.serving.generation if served else 0}")
-            await asyncio.sleep(ALIVE_SECONDS if served else 0.05)
+            generation = served.serving.generation if served else 0
+            if generation != told or time.monotonic() >= due:  # a promotion waits for the word of every worker
+                channel.tell("alive", text=f"{os.getpid()} {identity} {generation}")
+                told, due = generation, time.monotonic() + ALIVE_SECONDS
+            await asyncio.sleep(0.05)
 
     tasks = [asyncio.create_task(channel.listen(orphaned)), asyncio.create_task(alive())]
     await server.serve(sockets=[socket.socket(fileno=listen_fd)])

@@ -36,6 +36,8 @@ class Metrics:
     events_lost: Counter
     rate_limited: Counter
     outcomes_accepted: Counter
+    events_accepted: Counter
+    unpaired_halves: Counter
     model_swaps: Counter
     serving_generation: Gauge
     shadow_events: Counter
@@ -50,8 +52,18 @@ class Metrics:
     segments_removed: Counter
     frames_set_aside: Counter
     repeated_request_ids: Gauge
+    lake_rows: Gauge
+    lake_files: Gauge
+    lake_bytes: Gauge
+    lake_archived_rows: Gauge
+    lake_outcomes: Gauge
+    lake_lag_rows: Gauge
+    lake_failing: Gauge
+    lake_lost_rows: Counter
     model_prediction_count: Gauge
     process_restarts: Counter
+    detached_calls: Counter
+    detached_breaker: Gauge
 
 
 def _reserve(directory: Path, identity: str) -> None:
@@ -136,6 +148,14 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
         ),
         rate_limited=counter("shadow_rate_limited_total", "Requests refused by the rate limit."),
         outcomes_accepted=counter("shadow_outcomes_accepted_total", "Outcomes accepted; matching comes later."),
+        events_accepted=counter(
+            "shadow_events_accepted_total", "Predictions answered elsewhere that were accepted, by form.", ("form",)
+        ),
+        unpaired_halves=counter(
+            "shadow_unpaired_halves_total",
+            "Requests and responses in CloudEvents that were given up, by reason.",
+            ("half", "reason"),
+        ),
         model_swaps=counter("shadow_model_swaps_total", "Champion changes in this process.", ("result",)),
         serving_generation=gauge("shadow_serving_generation", "Generation of serving.json in force.", ("process",)),
         shadow_events=counter(
@@ -164,10 +184,28 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
         ),
         frames_set_aside=counter("shadow_log_set_aside_bytes_total", "Bytes that were no valid frame.", ("stream",)),
         repeated_request_ids=gauge("shadow_repeated_request_ids", "Predictions whose request id had been seen before."),
+        lake_rows=gauge("shadow_lake_rows", "Rows of the lake.", ("table",)),
+        lake_files=gauge("shadow_lake_files", "Files of the lake.", ("table",)),
+        lake_bytes=gauge("shadow_lake_bytes", "Bytes of the lake.", ("table",)),
+        lake_archived_rows=gauge("shadow_lake_archived_rows", "Rows ever written to the lake.", ("table",)),
+        lake_outcomes=gauge("shadow_lake_outcomes", "Archived outcomes by what became of them.", ("verdict",)),
+        lake_lag_rows=gauge("shadow_lake_lag_rows", "Rows of the log that are not archived yet.", ("stream",)),
+        lake_failing=gauge("shadow_lake_failing", "1 while the log cannot be archived."),
+        lake_lost_rows=counter(
+            "shadow_lake_lost_rows_total", "Rows removed from the log before they were archived.", ("stream",)
+        ),
         model_prediction_count=gauge(
             "model_prediction_count", "Predictions by model version, champion or challenger.", ("version",)
         ),
         process_restarts=counter("shadow_process_restarts_total", "Processes restarted by their parent.", ("process",)),
+        detached_calls=counter(
+            "shadow_detached_calls_total",
+            "Calls of a champion that runs elsewhere (http, pyfunc), by what became of them.",
+            ("model", "version", "result"),
+        ),
+        detached_breaker=gauge(
+            "shadow_detached_breaker_open", "1 while such calls are not even tried, 0.5 on trial.", ("model", "version")
+        ),
     )
 
 

@@ -1,0 +1,244 @@
+"""The console's application: each route calls one function and renders what it gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, Protocol, TypeVar
+
+import msgspec
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.security import HTTPBearer
+from sqlalchemy import Engine
+from starlette.types import ASGIApp
+
+from shadow_mlops import __version__
+from shadow_mlops.access import check
+from shadow_mlops.console.bodies import Promotion, Rollback, read_bytes, read_json
+from shadow_mlops.console.errors import RequestIds, add_error_handlers
+from shadow_mlops.console.openapi import document, events_body, json_body, responses
+from shadow_mlops.domain.errors import InvalidFieldsError
+from shadow_mlops.rollout import Switch
+from shadow_mlops.state import audit
+
+_T = TypeVar("_T")
+_READERS = 2  # queries that run at once: each may take all cores and a gigabyte
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A function that answers a route, and the type of what it gives, for the OpenAPI document."""
+
+    call: Callable[..., Any]
+    kind: Any
+
+
+class Switching(Protocol):
+    """What the operator routes need of :class:`~shadow_mlops.rollout.Rollout`."""
+
+    def promote(self, version: str, *, who: str, reason: str, details: dict[str, Any]) -> Switch:
+        """See there."""
+
+    def rollback(self, *, who: str, reason: str, details: dict[str, Any]) -> Switch:
+        """See there."""
+
+
+class Taking(Protocol):
+    """What ``POST /events`` needs of the intake."""
+
+    def accept(self, headers: dict[str, str], body: bytes) -> tuple[int, object]:
+        """Append the events of a body; status and answer. Header names are in lower case."""
+
+
+class Console:
+    """The routes, and the threads that their functions run in.
+
+    Parameters
+    ----------
+    token
+        Operators' bearer token.
+    compare
+        ``(since, until, exact) -> `` the comparison.
+    logs
+        ``(limit, after) -> `` a page of the recorded pairs.
+    rollout
+        Promotes and rolls back.
+    state
+        Database with the audit trail.
+    intake
+        Takes events that were answered elsewhere.
+    max_body
+        Largest body in bytes.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        compare: Answer,
+        logs: Answer,
+        rollout: Switching,
+        state: Engine,
+        intake: Taking,
+        max_body: int,
+        title: str = "Shadow MLOps console",
+    ) -> None:
+        self._token = token
+        self._compare = compare
+        self._logs = logs
+        self._rollout = rollout
+        self._state = state
+        self._intake = intake
+        self._max_body = max_body
+        # One thread each for orders and for the only writer of its log stream: neither waits for a long query.
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+        self._operators = ThreadPoolExecutor(1, thread_name_prefix="operate")
+        self._takers = ThreadPoolExecutor(1, thread_name_prefix="take")
+        self._running: set[asyncio.Future[Any]] = set()
+        self.application = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None)
+        self.application.openapi = lambda: document(  # type: ignore[method-assign]
+            self.application, {"Comparison": compare.kind, "LogsPage": logs.kind}
+        )
+        self._guarded = [Depends(HTTPBearer(scheme_name="operator", auto_error=False)), Depends(self._operator)]
+        add_error_handlers(self.application)
+        self._add_shadow()
+        self._add_trail()
+        self._add_operating()
+        self._add_taking()
+        self.asgi: ASGIApp = RequestIds(self.application)
+
+    async def drain(self, seconds: float) -> bool:
+        """Wait for the functions that run; False if one was still running after so long."""
+        if not self._running:
+            return True
+        _, pending = await asyncio.wait(self._running, timeout=seconds)
+        return not pending
+
+    async def _run(self, threads: ThreadPoolExecutor, function: Callable[[], _T]) -> _T:
+        future = asyncio.get_running_loop().run_in_executor(threads, function)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return await asyncio.shield(future)  # a client that goes away does not undo half an order
+
+    def _operator(self, request: Request) -> None:
+        check(self._token, request.headers.get("authorization"))
+
+    def _add_shadow(self) -> None:
+        app = self.application
+
+        @app.get("/health", include_in_schema=False)
+        async def health() -> Response:
+            return _json({"status": "ok"})
+
+        @app.get(
+            "/shadow/comparison",
+            tags=["shadow"],
+            summary="Champion against challengers",
+            responses=responses(200, "Comparison"),
+        )
+        async def comparison(
+            since: Annotated[datetime | None, Query(description="Events from this time on; UTC unless told.")] = None,
+            until: Annotated[datetime | None, Query(description="Events before this time.")] = None,
+            exact: Annotated[bool, Query(description="Sort for the AUC instead of counting in bins.")] = False,
+        ) -> Response:
+            """Pairs, agreement, and on labelled pairs accuracy, AUC, log loss and Brier score of each side."""
+            return _json(await self._run(self._readers, partial(self._compare.call, _utc(since), _utc(until), exact)))
+
+        @app.get(
+            "/shadow/logs",
+            tags=["shadow"],
+            summary="Recorded pairs",
+            dependencies=self._guarded,
+            responses=responses(200, "LogsPage", 401),
+        )
+        async def logs(
+            limit: Annotated[int, Query(ge=1, le=1000, description="Most pairs.")] = 100,
+            after: Annotated[str, Query(max_length=200, description="`next` of the page before.")] = "",
+        ) -> Response:
+            """Events with both sides' scores and what came true, newest first."""
+            return _json(await self._run(self._readers, partial(self._logs.call, limit, after)))
+
+    def _add_trail(self) -> None:
+        @self.application.get(
+            "/audit",
+            tags=["rollout"],
+            summary="Who did what, when and why",
+            dependencies=self._guarded,
+            responses=responses(200, "AuditTrail", 401),
+        )
+        async def trail(
+            limit: Annotated[int, Query(ge=1, le=1000, description="Most entries.")] = 100,
+            after: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before.")] = None,
+        ) -> Response:
+            """Promotions and rollbacks, refused ones too, newest first."""
+            return _json(await self._run(self._readers, partial(audit.entries, self._state, limit, after)))
+
+    def _add_operating(self) -> None:
+        app = self.application
+
+        @app.post(
+            "/promote",
+            tags=["rollout"],
+            summary="Make a version champion",
+            dependencies=self._guarded,
+            responses=responses(200, "Switch", 400, 401, 404, 409, 413, 415),
+            openapi_extra=json_body("Promotion", {"version": "3.0.0-beta", "reason": "better log loss for a week"}),
+        )
+        async def promote(request: Request) -> Response:
+            """The version is loaded and checked first; the old champion becomes `previous` and a challenger."""
+            body = await read_json(request, Promotion, self._max_body)
+            order = partial(self._rollout.promote, body.version, reason=body.reason, **_origin(request))
+            return _json(await self._run(self._operators, order))
+
+        @app.post(
+            "/rollback",
+            tags=["rollout"],
+            summary="Make the version before it champion again",
+            dependencies=self._guarded,
+            responses=responses(200, "Switch", 400, 401, 404, 409, 413, 415),
+            openapi_extra=json_body("Rollback", {"reason": "complaints"}),
+        )
+        async def rollback(request: Request) -> Response:
+            """The version with the alias `previous` answers again; the one that did becomes `previous`."""
+            body = await read_json(request, Rollback, self._max_body)
+            order = partial(self._rollout.rollback, reason=body.reason, **_origin(request))
+            return _json(await self._run(self._operators, order))
+
+    def _add_taking(self) -> None:
+        @self.application.post(
+            "/events",
+            status_code=202,
+            tags=["shadow"],
+            summary="Report predictions that were answered elsewhere",
+            responses=responses(202, "Accepted", 400, 409, 413, 415),
+            openapi_extra=events_body(),
+        )
+        async def events(request: Request) -> Response:
+            """Events as JSON, NDJSON or CloudEvents; challengers score them like the gateway's own."""
+            body = await read_bytes(request, self._max_body)
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            status, answer = await self._run(self._takers, partial(self._intake.accept, headers, body))
+            return _json(answer, status)
+
+
+def _origin(request: Request) -> dict[str, Any]:
+    peer = request.client.host if request.client else "local"
+    client = request.headers.get("x-forwarded-for", peer)[:100]
+    return {"who": f"operator@{client}", "details": {"via": "http", "request_id": request.scope["request_id"]}}
+
+
+def _utc(time: datetime | None) -> datetime | None:
+    if time is None:
+        return None
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidFieldsError(f"{time.isoformat()} is no time that can be told in UTC") from None
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status_code=status, media_type="application/json")

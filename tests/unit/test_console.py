@@ -1,0 +1,268 @@
+"""The console's routes: who may, what is passed on, and the one error shape."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from datetime import UTC, datetime
+
+import httpx2
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from shadow_mlops.console import Answer, Console
+from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError
+from shadow_mlops.rollout import Followed, Status, Switch
+from shadow_mlops.state import audit, open_state, upgrade
+
+TOKEN = "s3cret-of-operators"
+OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
+GUARDED = [("GET", "/shadow/logs"), ("GET", "/audit"), ("POST", "/promote"), ("POST", "/rollback")]
+
+
+class Compared(msgspec.Struct):
+    pairs: int
+
+
+class Page(msgspec.Struct):
+    pairs: list[dict[str, int]]
+    next: str
+
+
+def switch(action, version):
+    followed = Followed(served=True, gateway=True, seconds=0.4, detail="served by 1 worker after 0.40 s")
+    roles = Status(model="churn", champion=version, previous="1", challengers={"challenger": "1"})
+    return Switch(action=action, from_version="1", to_version=version, roles=roles, followed=followed, audit_id=7)
+
+
+class Running:
+    """A console without a server; what its functions were called with."""
+
+    def __init__(self, folder):
+        self.asked = []
+        self.fails = None
+        self.state = open_state(f"sqlite:///{folder / 'state.db'}")
+        upgrade(self.state)
+        self.console = Console(
+            token=TOKEN,
+            compare=Answer(lambda *given: self.note("compare", given, Compared(3)), Compared),
+            logs=Answer(lambda *given: self.note("logs", given, Page([{"event_id": 1}], "n")), Page),
+            rollout=self,
+            state=self.state,
+            intake=self,
+            max_body=1000,
+        )
+
+    def note(self, what, given, answer):
+        self.asked.append((what, given))
+        if self.fails is not None:
+            raise self.fails
+        return answer
+
+    def promote(self, version, **more):
+        return self.note("promote", (version, more), switch("promote", version))
+
+    def rollback(self, **more):
+        return self.note("rollback", more, switch("rollback", "1"))
+
+    def accept(self, headers, body):
+        return self.note("events", (headers, body), (202, {"accepted": 2}))
+
+    def call(self, method, path, **kwargs):
+        async def run():
+            transport = httpx2.ASGITransport(app=self.console.asgi, raise_app_exceptions=False)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://console") as client:
+                return await client.request(method, path, **kwargs)
+
+        return asyncio.run(run())
+
+
+@pytest.fixture
+def running(tmp_path):
+    return Running(tmp_path)
+
+
+def error(response):
+    (body,) = response.json().values()
+    assert set(body) == {"code", "message", "details", "request_id"}
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    return body
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+@pytest.mark.parametrize("shown", [None, "Bearer wrong", "Basic s3cret-of-operators", f"Bearer {TOKEN}x"])
+def test_operator_routes_want_the_token(running, method, path, shown):
+    headers = {"Authorization": shown} if shown else {}
+    body = {"json": {"version": "2"}} if method == "POST" else {}
+    with capture_logs() as lines:
+        response = running.call(method, path, headers=headers, **body)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert error(response)["code"] == "unauthenticated"
+    assert running.asked == []
+    assert not shown or shown.partition(" ")[2] not in str(lines) + response.text
+
+
+def test_the_token_is_wanted_before_the_body_is_read(running):
+    response = running.call("POST", "/promote", content=b"x" * 5000, headers={"Content-Type": "text/plain"})
+    assert response.status_code == 401
+
+
+def test_a_promotion_is_ordered_with_its_reason_and_by_whom(running):
+    headers = {**OPERATOR, "X-Request-ID": "abc", "X-Forwarded-For": "10.0.0.9"}
+    response = running.call("POST", "/promote", json={"version": "2.0.0", "reason": "better"}, headers=headers)
+    assert response.status_code == 200
+    assert response.headers["X-Request-ID"] == "abc"
+    said = response.json()
+    assert (said["action"], said["from"], said["to"], said["followed"]["served"]) == ("promote", "1", "2.0.0", True)
+    details = {"via": "http", "request_id": "abc"}
+    assert running.asked == [
+        ("promote", ("2.0.0", {"reason": "better", "who": "operator@10.0.0.9", "details": details}))
+    ]
+    assert running.call("POST", "/rollback", json={}, headers=OPERATOR).json()["action"] == "rollback"
+    assert TOKEN not in str(running.asked)
+
+
+BAD_BODIES = [
+    (b"{", "application/json", 400),
+    (b"", "application/json", 400),
+    (b'{"version": 2}', "application/json", 422),
+    (b'{"version": ""}', "application/json", 422),
+    (b'{"reason": "no version"}', "application/json", 422),
+    (b'{"version": "2", "versoin": "3"}', "application/json", 422),
+    (b"[]", "application/json", 422),
+    (b'{"version": "2"}', "text/plain", 415),
+    (b'{"version": "2", "reason": "' + b"x" * 1000 + b'"}', "application/json", 413),
+]
+
+
+@pytest.mark.parametrize(("body", "kind", "status"), BAD_BODIES, ids=[f"{b[:20]!r}-{s}" for b, _, s in BAD_BODIES])
+def test_a_wrong_body_orders_nothing(running, body, kind, status):
+    response = running.call("POST", "/promote", content=body, headers={**OPERATOR, "Content-Type": kind})
+    assert response.status_code == status, response.text
+    assert error(response)["message"]
+    assert running.asked == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (ConflictError("pinned"), 409, "conflict"),
+        (ModelNotFoundError("none"), 404, "not_found"),
+        (RuntimeError("a secret of the inside"), 500, "internal"),
+    ],
+)
+def test_what_fails_is_told_in_the_one_shape(running, failure, status, code):
+    running.fails = failure
+    response = running.call("POST", "/rollback", json={}, headers=OPERATOR)
+    assert (response.status_code, error(response)["code"]) == (status, code)
+    assert "secret of the inside" not in response.text
+
+
+def test_comparison_is_open_and_its_bounds_are_utc(running):
+    response = running.call("GET", "/shadow/comparison")
+    assert response.json() == {"pairs": 3}
+    bounds = "since=2026-11-01T12:00:00&until=2026-11-02T12:00:00%2B02:00&exact=true"
+    assert running.call("GET", f"/shadow/comparison?{bounds}").status_code == 200
+    since, until = datetime(2026, 11, 1, 12, tzinfo=UTC), datetime(2026, 11, 2, 10, tzinfo=UTC)
+    assert running.asked == [("compare", (None, None, False)), ("compare", (since, until, True))]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/shadow/comparison?since=yesterday",
+        "/shadow/comparison?since=0001-01-01T00:00:00%2B10:00",
+        "/shadow/comparison?exact=so",
+    ],
+)
+def test_a_wrong_bound_is_named(running, path):
+    response = running.call("GET", path)
+    assert response.status_code == 422
+    assert error(response)["code"] == "invalid_fields"
+    assert running.asked == []
+
+
+def test_logs_are_paged(running):
+    assert running.call("GET", "/shadow/logs?limit=5&after=x", headers=OPERATOR).json()["next"] == "n"
+    assert running.asked == [("logs", (5, "x"))]
+    assert running.call("GET", "/shadow/logs?limit=0", headers=OPERATOR).status_code == 422
+    running.fails = LakeError("the manifest is damaged")
+    assert running.call("GET", "/shadow/logs", headers=OPERATOR).status_code == 503
+
+
+def test_the_trail_is_shown_newest_first(running):
+    numbers = [audit.record(running.state, action="promote", who="ada", model="churn") for _ in range(3)]
+    page = running.call("GET", "/audit?limit=2", headers=OPERATOR).json()
+    assert [each["id"] for each in page["entries"]] == numbers[:0:-1]
+    assert set(page["entries"][0]) >= {"at", "who", "action", "from", "to", "reason", "outcome"}
+    rest = running.call("GET", f"/audit?after={page['next']}", headers=OPERATOR).json()
+    assert ([each["id"] for each in rest["entries"]], rest["next"]) == (numbers[:1], None)
+
+
+def test_events_go_to_the_intake_as_they_came(running):
+    headers = {"Content-Type": "application/x-ndjson", "Ce-Id": "1"}
+    response = running.call("POST", "/events", content=b"{}\n{}", headers=headers)
+    assert (response.status_code, response.json()) == (202, {"accepted": 2})
+    ((_, (seen, body)),) = running.asked
+    assert (seen["content-type"], seen["ce-id"], body) == ("application/x-ndjson", "1", b"{}\n{}")
+    assert running.call("POST", "/events", content=b"x" * 1001).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/promote", 405), ("GET", "/drift", 404), ("GET", "/docs", 404)],
+)
+def test_what_is_not_there_is_told_in_the_one_shape(running, method, path, status):
+    response = running.call(method, path)
+    assert response.status_code == status
+    error(response)
+
+
+def test_an_order_outlives_its_client(running):
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def slow(**_):
+        begun.set()
+        go_on.wait(10)
+        done.append(True)
+        return switch("rollback", "1")
+
+    running.rollback = slow
+
+    async def run():
+        transport = httpx2.ASGITransport(app=running.console.asgi)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://console") as client:
+            request = asyncio.create_task(client.post("/rollback", json={}, headers=OPERATOR))
+            await asyncio.to_thread(begun.wait, 10)
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+            early = await running.console.drain(0.05)
+            go_on.set()
+            return early, await running.console.drain(10)
+
+    assert asyncio.run(run()) == (False, True)
+    assert done == [True]
+
+
+def test_the_document_describes_every_answer(running):
+    document = running.call("GET", "/openapi.json").json()
+    assert set(document["paths"]) == {
+        "/shadow/comparison",
+        "/shadow/logs",
+        "/audit",
+        "/promote",
+        "/rollback",
+        "/events",
+    }
+    text = msgspec.json.encode(document).decode()
+    schemas = document["components"]["schemas"]
+    for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]} - {"Error"}:
+        assert name in schemas, name
+    for method, path in GUARDED:
+        operation = document["paths"][path][method.lower()]
+        assert operation["security"] == [{"operator": []}]
+        assert "401" in operation["responses"]
+    assert "security" not in document["paths"]["/shadow/comparison"]["get"]
+    assert schemas["Switch"]["properties"].keys() >= {"from", "to", "roles", "followed"}
