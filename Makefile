@@ -83,6 +83,7 @@ verify: $(INSTALLED_DEV) ## slow tests, long faults and benchmarks (an hour); wr
 	@$(BIN)/python -m pytest -m slow --requests 1000000
 	@$(BIN)/python -m pytest -s tests/chaos/test_everything.py --duration 600
 	@$(BIN)/python -m pytest -s tests/chaos/test_promotions.py --flips 1000
+	@$(BIN)/python -m pytest -s tests/chaos/test_switching.py --duration 600
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench --write; done
 
 .PHONY: docker-build
