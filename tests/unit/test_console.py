@@ -266,3 +266,51 @@ def test_the_document_describes_every_answer(running):
         assert "401" in operation["responses"]
     assert "security" not in document["paths"]["/shadow/comparison"]["get"]
     assert schemas["Switch"]["properties"].keys() >= {"from", "to", "roles", "followed"}
+
+
+def together(running, requests):
+    """Answers to requests that are under way at the same time."""
+
+    async def run():
+        transport = httpx2.ASGITransport(app=running.console.asgi, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://console") as client:
+            return await asyncio.gather(*(client.request(method, path, **more) for method, path, more in requests))
+
+    return asyncio.run(run())
+
+
+def test_an_order_that_comes_while_another_is_carried_out_is_refused_not_queued(running):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(**more):
+        begun.set()
+        assert go_on.wait(10)
+        return running.note("rollback", more, switch("rollback", "1"))
+
+    running.rollback = slowly
+
+    async def run():
+        transport = httpx2.ASGITransport(app=running.console.asgi, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://console") as client:
+            first = asyncio.create_task(client.post("/rollback", json={}, headers=OPERATOR))
+            await asyncio.to_thread(begun.wait, 10)
+            second = await client.post("/rollback", json={}, headers=OPERATOR)
+            go_on.set()
+            return await first, second, await client.post("/rollback", json={}, headers=OPERATOR)
+
+    first, second, third = asyncio.run(run())
+    assert [first.status_code, second.status_code, third.status_code] == [200, 409, 200]
+    assert error(second)["code"] == "conflict"
+    assert [what for what, _ in running.asked] == ["rollback", "rollback"]
+
+
+def test_more_comparisons_than_can_be_made_are_refused(running):
+    go_on = threading.Event()
+    running.note = lambda *_: go_on.wait(0.5) or Compared(3)
+    answers = together(running, [("GET", "/shadow/comparison", {})] * 20)
+    assert {answer.status_code for answer in answers} == {200, 503}
+    assert all(answer.headers["Retry-After"] for answer in answers if answer.status_code == 503)
+
+
+def test_no_path_is_redirected_to_the_loopback_address(running):
+    assert running.call("GET", "/shadow/comparison/").status_code == 404

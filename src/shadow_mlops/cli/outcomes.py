@@ -28,6 +28,7 @@ from shadow_mlops.processes.settings import load_settings
 
 WRITER = "import"
 _POLL_SECONDS = 0.25
+_PATIENCE_SECONDS = 120.0  # without one outcome archived: a round over a large lake takes less
 _MONITOR_CHECK_POLLS = 8  # a look at the monitor's lock holds it for microseconds; every two seconds is often enough
 
 app = typer.Typer(help="Outcomes: what really happened after the predictions.", no_args_is_help=True)
@@ -137,7 +138,7 @@ def monitor_runs(data_dir: Path) -> bool:
     """Whether a monitor runs on this data directory."""
     try:
         descriptor = os.open(data_dir / "run" / "monitor.lock", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:  # none has ever run, or we may not know
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -171,10 +172,22 @@ def wait_until_archived(data_dir: Path, ends: dict[int, int], progressing: Progr
     total = sum(end - firsts.get(segment, 0) for segment, end in ends.items())
     show = progressing.bar("joining", total)
     polls = 0
+    reached: dict[int, int] = {}
+    fewest, moved = total + 1, time.monotonic()
     while True:
         manifest = read_manifest(lake)
-        done = manifest.positions.get(OUTCOMES, {})
-        left = sum(max(end - done.get(segment, 0), 0) for segment, end in ends.items())
+        now = manifest.positions.get(OUTCOMES, {})
+        # The manifest forgets a segment that the log has forgotten, which happens to no segment before it is archived.
+        gone = {segment: ends[segment] for segment in reached.keys() - now.keys()}
+        reached |= {segment: now[segment] for segment in ends.keys() & now.keys()} | gone
+        left = sum(max(end - reached.get(segment, 0), 0) for segment, end in ends.items())
+        if left < fewest:
+            fewest, moved = left, time.monotonic()
+        elif time.monotonic() - moved > _PATIENCE_SECONDS:
+            raise UnavailableError(
+                f"nothing was archived for {_PATIENCE_SECONDS:.0f} s, see the monitor's log and shadow_lake_failing;"
+                f" {left:,} outcomes are in the log and are joined when it can"
+            )
         show(total - left, f"{manifest.counts.get('joined', 0) - before:,} joined")
         if not left:
             return

@@ -21,7 +21,7 @@ from shadow_mlops.domain.events import EventSchema
 from shadow_mlops.domain.models import Task
 from shadow_mlops.lake.labelnames import PLAIN_MACRO
 from shadow_mlops.lake.manifest import Manifest, read_manifest
-from shadow_mlops.lake.queries import connect
+from shadow_mlops.lake.queries import connect, reading
 from shadow_mlops.lake.tables import Table
 
 _TABLES: tuple[Table, ...] = ("events", "results", "pairs")
@@ -72,7 +72,10 @@ def compare(
     books = read_books(accounting)
     manifest = read_manifest(lake)
     reached = _reached(manifest, window)
-    with closing(connect(lake, reached, memory_limit=memory_limit, threads=threads, tables=_TABLES)) as connection:
+    with (
+        reading(lake),
+        closing(connect(lake, reached, memory_limit=memory_limit, threads=threads, tables=_TABLES)) as connection,
+    ):
         return compare_tables(
             connection, manifest.schemas, window=window, books=books, exact=exact, snapshot=manifest.number
         )

@@ -21,12 +21,13 @@ from shadow_mlops.access import check
 from shadow_mlops.console.bodies import Promotion, Rollback, read_bytes, read_json
 from shadow_mlops.console.errors import RequestIds, add_error_handlers
 from shadow_mlops.console.openapi import document, events_body, json_body, responses
-from shadow_mlops.domain.errors import InvalidFieldsError
+from shadow_mlops.domain.errors import ConflictError, InvalidFieldsError, UnavailableError
 from shadow_mlops.rollout import Switch
 from shadow_mlops.state import audit
 
 _T = TypeVar("_T")
 _READERS = 2  # queries that run at once: each may take all cores and a gigabyte
+_WAITING_READERS = 8  # more that run or wait are refused: strangers may ask for comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,14 @@ class Console:
         # One thread each for orders and for the only writer of its log stream: neither waits for a long query.
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         self._operators = ThreadPoolExecutor(1, thread_name_prefix="operate")
+        self._trail = ThreadPoolExecutor(1, thread_name_prefix="trail")
         self._takers = ThreadPoolExecutor(1, thread_name_prefix="take")
         self._running: set[asyncio.Future[Any]] = set()
-        self.application = FastAPI(title=title, version=__version__, docs_url=None, redoc_url=None)
+        self._order: asyncio.Future[Any] | None = None
+        self._reading = 0
+        self.application = FastAPI(
+            title=title, version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+        )
         self.application.openapi = lambda: document(  # type: ignore[method-assign]
             self.application, {"Comparison": compare.kind, "LogsPage": logs.kind}
         )
@@ -124,6 +130,22 @@ class Console:
         future.add_done_callback(self._running.discard)
         return await asyncio.shield(future)  # a client that goes away does not undo half an order
 
+    async def _read(self, function: Callable[[], _T]) -> _T:
+        if self._reading >= _WAITING_READERS:
+            raise UnavailableError(f"{_WAITING_READERS} queries run or wait already; try again")
+        self._reading += 1
+        try:
+            return await self._run(self._readers, function)
+        finally:
+            self._reading -= 1
+
+    async def _operate(self, order: Callable[[], Switch]) -> Switch:
+        # Refused, not queued: an order that is repeated because its answer took long would undo the first.
+        if self._order is not None and not self._order.done():
+            raise ConflictError("another promotion or rollback is under way; GET /audit says which")
+        self._order = asyncio.ensure_future(self._run(self._operators, order))
+        return await asyncio.shield(self._order)
+
     def _operator(self, request: Request) -> None:
         check(self._token, request.headers.get("authorization"))
 
@@ -146,7 +168,7 @@ class Console:
             exact: Annotated[bool, Query(description="Sort for the AUC instead of counting in bins.")] = False,
         ) -> Response:
             """Pairs, agreement, and on labelled pairs accuracy, AUC, log loss and Brier score of each side."""
-            return _json(await self._run(self._readers, partial(self._compare.call, _utc(since), _utc(until), exact)))
+            return _json(await self._read(partial(self._compare.call, _utc(since), _utc(until), exact)))
 
         @app.get(
             "/shadow/logs",
@@ -160,7 +182,7 @@ class Console:
             after: Annotated[str, Query(max_length=200, description="`next` of the page before.")] = "",
         ) -> Response:
             """Events with both sides' scores and what came true, newest first."""
-            return _json(await self._run(self._readers, partial(self._logs.call, limit, after)))
+            return _json(await self._read(partial(self._logs.call, limit, after)))
 
     def _add_trail(self) -> None:
         @self.application.get(
@@ -175,7 +197,7 @@ class Console:
             after: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before.")] = None,
         ) -> Response:
             """Promotions and rollbacks, refused ones too, newest first."""
-            return _json(await self._run(self._readers, partial(audit.entries, self._state, limit, after)))
+            return _json(await self._run(self._trail, partial(audit.entries, self._state, limit, after)))
 
     def _add_operating(self) -> None:
         app = self.application
@@ -192,7 +214,7 @@ class Console:
             """The version is loaded and checked first; the old champion becomes `previous` and a challenger."""
             body = await read_json(request, Promotion, self._max_body)
             order = partial(self._rollout.promote, body.version, reason=body.reason, **_origin(request))
-            return _json(await self._run(self._operators, order))
+            return _json(await self._operate(order))
 
         @app.post(
             "/rollback",
@@ -206,7 +228,7 @@ class Console:
             """The version with the alias `previous` answers again; the one that did becomes `previous`."""
             body = await read_json(request, Rollback, self._max_body)
             order = partial(self._rollout.rollback, reason=body.reason, **_origin(request))
-            return _json(await self._run(self._operators, order))
+            return _json(await self._operate(order))
 
     def _add_taking(self) -> None:
         @self.application.post(

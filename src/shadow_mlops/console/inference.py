@@ -156,7 +156,10 @@ def _rows(tensor: dict[str, Any], field: str) -> list[list[Any]]:
         raise _wrong(field, f"tensor {name!r} has {len(cells)} values of shape {shape}")
     width = shape[1] if len(shape) == 2 else 1
     if str(tensor.get("datatype", "")).startswith(("FP", "BF")):  # 1 in JSON is a score of 1.0 here, not a label
-        cells = [float(cell) if type(cell) is int else cell for cell in cells]
+        try:
+            cells = [float(cell) if type(cell) is int else cell for cell in cells]
+        except OverflowError:
+            raise _wrong(field, f"tensor {name!r} has a number that no float holds") from None
     return [cells[start : start + width] for start in range(0, len(cells), width)] if width else []
 
 

@@ -124,8 +124,11 @@ class Intake:
         return {"accepted": len(events), "waiting": len(alone)}
 
     def _sweep(self) -> None:
-        with self._lock:
-            self._pairing.sweep()
+        if self._lock.acquire(blocking=False):  # the beat must not wait for events that are being checked
+            try:
+                self._pairing.sweep()
+            finally:
+                self._lock.release()
 
 
 def read_json(kind: str, body: bytes) -> list[Any]:

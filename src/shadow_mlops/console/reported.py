@@ -98,7 +98,10 @@ def _certain(label: Label, schema: EventSchema) -> list[float]:
     if schema.task == "regression":
         if isinstance(label, str):
             raise ScoresError("label", "must be a number: the task is regression")
-        return [_finite(float(label), "label")]
+        try:
+            return [_finite(float(label), "label")]
+        except OverflowError:
+            raise ScoresError("label", "is too large") from None
     text = str(int(label)) if isinstance(label, bool) else str(label)
     names = class_names(schema)
     meant = names.get(text) or names.get(plain_label(text))
@@ -120,6 +123,9 @@ def _probability(value: float, field: str) -> float:
 
 
 def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    """Microseconds since 1970, exactly; -1 for a time that UTC has no year for."""
+    try:
+        since = moment.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    except OverflowError:
+        return -1
     return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds

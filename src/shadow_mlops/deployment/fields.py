@@ -83,9 +83,12 @@ class AcceptedFields:
         self._strict = deployment.unknown_fields == "reject"
         self._width, self._texts = len(self.signature.numbers), len(self.signature.strings)
         self._defaults = np.array([_number_default(deployment, n) for n in self.signature.numbers], dtype=np.float64)
-        self._required = np.array([not _has_default(deployment, n) for n in self.signature.numbers], dtype=np.bool_)
+        # What only a challenger takes is missing where a client does not know of it: a shadow must not touch an answer.
+        shadows = {n for s in signatures[1:] for n in s.names} - {n for s in signatures[:1] for n in s.names}
+        optional = {n for n in self.signature.names if n in shadows or _has_default(deployment, n)}
+        self._required = np.array([n not in optional for n in self.signature.numbers], dtype=np.bool_)
         self._text_defaults = [_text_default(deployment, n) for n in self.signature.strings]
-        self._text_required = [not _has_default(deployment, n) for n in self.signature.strings]
+        self._text_required = [n not in optional for n in self.signature.strings]
         kinds = [self._kinds[n] for n in self.signature.numbers]
         self._integers = np.array([k == "integer" for k in kinds], dtype=np.bool_)
         self._booleans = np.array([k == "boolean" for k in kinds], dtype=np.bool_)

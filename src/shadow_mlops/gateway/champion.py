@@ -72,7 +72,7 @@ def assemble(
     card = loaded.card
     if card.name != deployment.name:
         raise DeploymentError(f"the deployment serves {deployment.name}, serving.json names {card.name}")
-    fields = AcceptedFields(deployment, [card.signature, *(c.signature for c in challengers.values())])
+    fields, challengers = _accepted(deployment, card, challengers)
     numbers, strings = fields.signature.numbers, fields.signature.strings
     return Served(
         serving=serving,
@@ -96,6 +96,23 @@ def assemble(
         challengers=challengers,
         inline=loaded.detached is None and loaded.single_row_seconds <= INLINE_SECONDS,
     )
+
+
+def _accepted(
+    deployment: Deployment, card: ModelCard, challengers: dict[str, ModelCard]
+) -> tuple[AcceptedFields, dict[str, ModelCard]]:
+    """Fields of the champion and of those challengers that fit: one that does not must not keep the champion away."""
+    fields = AcceptedFields(deployment, [card.signature])
+    fitting: dict[str, ModelCard] = {}
+    for name, challenger in challengers.items():
+        signatures = [card.signature, *(c.signature for c in fitting.values()), challenger.signature]
+        try:
+            fields = AcceptedFields(deployment, signatures)
+        except DeploymentError as error:
+            log.error("a challenger does not fit, its own features are not accepted", name=name, reason=str(error))
+        else:
+            fitting[name] = challenger
+    return fields, fitting
 
 
 def _columns(wanted: Sequence[str], given: Sequence[str]) -> NDArray[np.intp] | None:

@@ -25,6 +25,7 @@ ANSWER_SECONDS = 300.0  # a model may take a minute to load, and a query over a 
 _CONNECT_SECONDS = 2.0
 _DOCUMENT_SECONDS = 5.0
 _CONNECTIONS = 16
+_ORDERS = re.compile(rb"/(?:promote|rollback|audit)\b")  # of their own: strangers' queries must not keep operators out
 _IDLE_SECONDS = 60.0  # less than the console keeps an idle connection
 # RFC 9110, 7.6.1; and what each of the two servers says for itself
 _HOP_BY_HOP = frozenset(
@@ -64,7 +65,7 @@ class ConsoleClient:
 
     def __init__(self, word: Path) -> None:
         self._word = word
-        self._transport: httpx2.AsyncHTTPTransport | None = None
+        self._transports: dict[bool, httpx2.AsyncHTTPTransport] = {}
         self._making = asyncio.Lock()
 
     async def ask(
@@ -84,7 +85,7 @@ class ConsoleClient:
         MalformedBodyError
             The path is none, or a header cannot be handed on.
         """
-        transport = await self._opened()
+        transport = await self._opened(order=_ORDERS.match(target) is not None)
         import httpx2  # noqa: PLC0415 - imported by now, in a thread
 
         try:
@@ -123,8 +124,8 @@ class ConsoleClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._transport is not None:
-            await self._transport.aclose()
+        for transport in self._transports.values():
+            await transport.aclose()
 
     def _url(self) -> str:
         try:
@@ -132,11 +133,11 @@ class ConsoleClient:
         except (OSError, msgspec.DecodeError):
             raise UnavailableError(_ABSENT) from None
 
-    async def _opened(self) -> httpx2.AsyncHTTPTransport:
+    async def _opened(self, *, order: bool) -> httpx2.AsyncHTTPTransport:
         async with self._making:
-            if self._transport is None:
-                self._transport = await asyncio.to_thread(_open)  # importing takes longer than a client should wait
-            return self._transport
+            if order not in self._transports:  # importing takes longer than a client should wait
+                self._transports[order] = await asyncio.to_thread(_open)
+            return self._transports[order]
 
 
 def _open() -> httpx2.AsyncHTTPTransport:

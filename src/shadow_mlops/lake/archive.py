@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +35,7 @@ log = structlog.get_logger()
 ROUND_ROWS = 131_072
 """Rows of the log in one round: about a second, and some 300 MB of memory."""
 _DAY_SECONDS = 86_400.0
+_STEP_SECONDS = 60.0  # more than NTP slews a clock by between two looks
 _TIDY_SECONDS = 30.0  # between looks at what may be merged or dropped
 _SWEEP_SECONDS = 3600.0
 _MATURE_SECONDS = 60.0  # between looks at labels that only time makes final
@@ -98,6 +100,7 @@ class Archiver:
         self._tidy_seconds = tidy_seconds
         self._now = now
         self._clock = clock
+        self._begun = now(), clock()
         self._dropped_since: dict[str, float] = {}
         self._limits = (memory_limit, threads)
         self._champions = Champions(lake)
@@ -123,9 +126,12 @@ class Archiver:
         """
         if self._feed is None:
             self.manifest = read_manifest(self._lake)
-            self._feed = Feed(self._log, self.manifest.positions)
+            try:
+                self._feed = Feed(self._log, self.manifest.positions)
+            except OSError as error:
+                raise LakeError(f"the log cannot be read: {error}") from error
             self._next_sweep = 0.0
-        change, began = Change(self._lake, self.manifest), self._now()
+        change, began = Change(self._lake, self.manifest), self._steady_now()
         try:
             self._sweep(change)
             taken = self._feed.take(self._rows)
@@ -136,8 +142,9 @@ class Archiver:
                 self.manifest = change.commit()
         except BaseException as error:
             self.close()
-            change.abandon()
-            if isinstance(error, OSError | duckdb.Error | pa.ArrowException):
+            with suppress(OSError, LakeError):  # what is left is swept later; the error that led here must be told
+                change.abandon()
+            if isinstance(error, OSError | duckdb.Error | pa.ArrowException | ValueError):
                 raise LakeError(f"the log cannot be archived: {error}") from error
             raise
         return sum(item.count for _, item in taken)
@@ -227,7 +234,7 @@ class Archiver:
         if self._clock() < self._next_tidy:
             return
         self._next_tidy = self._clock() + self._tidy_seconds
-        now = self._now()
+        now = self._steady_now()
         drop_expired(change, self.manifest, before_us=int(now * 1e6) - self._retain_us)
         change.expire(self._expired(now))
         for stream, segments in self.manifest.positions.items():
@@ -241,6 +248,10 @@ class Archiver:
                 break
             left -= merge.rows
             self._merge(change, merge)
+
+    def _steady_now(self) -> float:
+        """The wall clock, as far as the monotonic one confirms it: a step must not drop rows or end a label's time."""
+        return min(self._now(), self._begun[0] + self._clock() - self._begun[1] + _STEP_SECONDS)
 
     def _expired(self, now: float) -> list[str]:
         """Dropped files that this process has known for their ten minutes: a step of the wall clock takes none."""

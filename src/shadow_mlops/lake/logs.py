@@ -20,7 +20,7 @@ import msgspec
 from shadow_mlops.domain.errors import InvalidFieldsError, Problem
 from shadow_mlops.domain.events import EventSchema, event_id
 from shadow_mlops.lake.manifest import DataFile, Manifest, read_manifest
-from shadow_mlops.lake.queries import connect, create_view
+from shadow_mlops.lake.queries import connect, create_view, reading
 from shadow_mlops.lake.tables import NUMBER_PREFIX, STRING_PREFIX, Table
 
 MOST = 1000
@@ -148,7 +148,7 @@ def page(lake: Path, *, limit: int = 100, after: str = "") -> LogsPage:
         raise _wrong("limit", f"must be 1 to {MOST}, not {limit}")
     end = _decoded(after) if after else _BEHIND_ALL
     manifest = read_manifest(lake)
-    with closing(connect(lake, manifest, tables=_TABLES)) as connection:
+    with reading(lake), closing(connect(lake, manifest, tables=_TABLES)) as connection:
         places = _places(connection, lake, manifest.files.get("events", ()), limit + 1, end)
         shown = places[:limit]
         return LogsPage(

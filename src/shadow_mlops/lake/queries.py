@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from shadow_mlops.domain.errors import LakeError
 from shadow_mlops.lake.manifest import DataFile, Manifest, read_manifest
 from shadow_mlops.lake.tables import SCHEMAS, Table
 
@@ -65,7 +67,8 @@ def connect(
     manifest = read_manifest(lake) if manifest is None else manifest
     spill = lake / SPILL
     if lake.is_dir():
-        spill.mkdir(exist_ok=True)
+        with suppress(OSError):  # who may only read needs no room to spill, until a query is too large for memory
+            spill.mkdir(exist_ok=True)
     config: dict[str, str | bool | int] = {
         "memory_limit": memory_limit,
         # DuckDB names its files alike in every process: a folder for each.
@@ -82,6 +85,21 @@ def connect(
     for table in tables:
         create_view(connection, lake, table, manifest.files.get(table, ()))
     return connection
+
+
+@contextmanager
+def reading(lake: Path) -> Iterator[None]:
+    """Tell of a lake that cannot be read as of one that is damaged.
+
+    Raises
+    ------
+    LakeError
+        Instead of whatever DuckDB, Arrow and the system raise.
+    """
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise LakeError(f"the lake {lake} cannot be read: {error}") from error
 
 
 def create_view(

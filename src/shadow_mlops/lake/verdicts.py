@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 
 from shadow_mlops.lake.matching import VERDICTS
-from shadow_mlops.lake.queries import connect
+from shadow_mlops.lake.queries import connect, reading
 
 _QUERY = """
 SELECT verdict, count(*) FROM labels WHERE outcome_segment IN (SELECT unnest($segments)) GROUP BY verdict
@@ -26,9 +27,6 @@ def verdicts(lake: Path, segments: Collection[int]) -> dict[str, int]:
     LakeError
         If the lake cannot be read.
     """
-    connection = connect(lake)
-    try:
+    with reading(lake), closing(connect(lake)) as connection:
         found = dict(connection.execute(_QUERY, {"segments": list(segments)}).fetchall())
-    finally:
-        connection.close()
     return dict.fromkeys(VERDICTS, 0) | found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -44,9 +44,11 @@ class Archiving:
         if self._clock() < self._next:
             return
         rows, began = 0, self._clock()
+        backlog: Mapping[str, int] = {}
         try:
             rows = self._archiver.round()
-        except ShadowError as error:
+            backlog = self._archiver.backlog()
+        except (ShadowError, OSError) as error:
             if str(error) != self._problem:
                 log.error("the log is not archived", problem=str(error))
             self._problem = str(error)
@@ -56,7 +58,6 @@ class Archiving:
             self._problem = ""
         pause = max(_EVERY_SECONDS, _IDLE_PART * (self._clock() - began)) if rows < _BACKLOG_ROWS else 0.0
         self._next = self._clock() + pause
-        backlog = self._archiver.backlog() if not self._problem else {}
         self._publisher.publish_lake(self._archiver.manifest, backlog, failing=bool(self._problem))
 
     def unarchived(self, info: SegmentInfo) -> int:

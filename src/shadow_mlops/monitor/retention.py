@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import structlog
 
-from shadow_mlops.domain.errors import LogError
+from shadow_mlops.domain.errors import ConflictError, LogError
 from shadow_mlops.domain.events import EVENTS, REPLAYS_PREFIX, RESULTS_PREFIX
 from shadow_mlops.eventlog.retention import Retention, SegmentInfo
 from shadow_mlops.monitor.ledger import Ledger
@@ -119,7 +119,7 @@ class Retainer:
             info = removal.info
             try:
                 self._retention.retire(info)
-            except LogError as error:
+            except (LogError, ConflictError, OSError) as error:
                 log.warning("segment cannot be removed", file=info.path.name, problem=str(error))
                 continue
             log.info("segment removed", stream=info.stream, file=info.path.name, reason=removal.reason)

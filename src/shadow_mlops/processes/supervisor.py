@@ -149,6 +149,8 @@ class Supervisor:
             lived = time.monotonic() - member.started
             member.backoff.note(lived)
             member.process = None
+            if member.name == "console":  # its port may soon be another's: nobody must send the token there
+                (self._run / "console.json").unlink(missing_ok=True)
             log.warning("a process ended, restarting it", child=member.name, code=code, lived_seconds=round(lived, 1))
         if member.backoff.over:
             member.process = start(member.module, self._settings, member.arguments, pass_fds=member.pass_fds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shadow_mlops.deployment.fields import AcceptedFields
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import DeploymentError, ModelError, ModelRefusedError, UnavailableError
 from shadow_mlops.domain.models import ModelCard
@@ -67,6 +68,7 @@ def _fit(deployment: Deployment, card: ModelCard) -> None:
         )
     try:
         positive_class(deployment, card)
+        AcceptedFields(deployment, [card.signature])
     except DeploymentError as error:
         raise ModelRefusedError(str(error)) from error
 

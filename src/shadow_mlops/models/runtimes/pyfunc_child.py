@@ -148,7 +148,13 @@ def answer_of(predicted: Any) -> tuple[dict[str, Any], bytes]:
     if values.dtype.kind in "biuf":
         array = np.ascontiguousarray(values, dtype="<f8")
         return {"is": "array", "shape": list(array.shape), "columns": columns}, array.tobytes()
-    return {"is": "values", "values": values.tolist(), "columns": columns}, b""
+    return {"is": "values", "values": _without_nan(values.tolist()), "columns": columns}, b""
+
+
+def _without_nan(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return [_without_nan(each) for each in cell]
+    return None if isinstance(cell, float) and cell != cell else cell  # noqa: PLR0124 - NaN is no JSON
 
 
 def serve(connection: socket.socket) -> None:
@@ -170,6 +176,7 @@ def serve(connection: socket.socket) -> None:
         numbers = np.frombuffer(payload, dtype="<f8").reshape(header["count"], width).copy()
         try:
             reply = answer_of(model.predict(numbers, header["strings"]))
+            json.dumps(reply[0], allow_nan=False)  # what JSON cannot hold is the model's failure, not the end of it
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             reply = {"is": "failed", "problem": f"{type(error).__name__}: {error}"[:500]}, b""
         send(connection, *reply)

@@ -79,6 +79,16 @@ class Running:
         self.served = assemble(deployment, serving, loaded, {})
         self.gateway.follower.served = self.served
         self.gateway._swap(self.served)
+        self.deployment = deployment
+
+    def shadow(self, **signatures) -> None:
+        """Let challengers of these signatures shadow."""
+        cards = {
+            name: msgspec.structs.replace(self.served.card, version=name, signature=signature)
+            for name, signature in signatures.items()
+        }
+        self.served = assemble(self.deployment, self.served.serving, self.served.loaded, cards)
+        self.gateway._swap(self.served)
 
     def call(self, method: str, path: str, **kwargs) -> httpx2.Response:
         return self.calls([(method, path, kwargs)])[0]
@@ -231,6 +241,25 @@ def test_bad_input_is_named_in_the_one_error_shape(
 def test_an_unknown_field_is_told_the_nearest_name(running: Running):
     response = running.call("POST", "/predict", json={**GOOD, "custmer_id": 1})
     assert "`customer_id`" in response.json()["error"]["details"][0]["problem"]
+
+
+def test_a_challenger_takes_no_answer_from_clients_that_do_not_know_its_features(running: Running):
+    running.shadow(challenger=Signature((*SIGNATURE.features, Feature("fresh"), Feature("colour", "string"))))
+    assert running.call("POST", "/predict", json=GOOD).status_code == 200
+    assert running.call("POST", "/predict", json=GOOD | {"fresh": 2, "colour": "red"}).status_code == 200
+    without, given = running.events()
+    assert np.isnan(without.numbers[0][without.schema.numbers.index("fresh")])
+    assert without.strings[0][without.schema.strings.index("colour")] is None
+    assert given.numbers[0][given.schema.numbers.index("fresh")] == 2
+    missing = {name: value for name, value in GOOD.items() if name != "a"}
+    assert running.call("POST", "/predict", json=missing).status_code == 422  # the champion's own
+
+
+def test_a_challenger_that_does_not_fit_the_deployment_keeps_nobody_else_away(running: Running):
+    odd = Signature((*SIGNATURE.features, Feature("customer_id", "string")))
+    good = Signature((*SIGNATURE.features, Feature("fresh")))
+    running.shadow(challenger=odd, other=good)
+    assert running.call("POST", "/predict", json=GOOD | {"fresh": 1}).status_code == 200
 
 
 def test_all_problems_are_told_at_once(running: Running):
