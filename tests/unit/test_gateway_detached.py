@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
-from test_gateway import GOOD, Running
 
 from shadow_mlops.domain.errors import UnavailableError
 from shadow_mlops.gateway.champion import assemble
 from shadow_mlops.models.loading import LoadedModel
 from shadow_mlops.models.runtimes import Tally
+from test_api import GOOD, Running
 
 
 class Elsewhere:
