@@ -58,7 +58,8 @@ while not stop.exists() or not told["reads"]:
         for table, files in manifest["files"].items():
             paths = [str(lake / file["path"]) for file in files]
             connection.execute(
-                f"CREATE VIEW {table} AS SELECT * FROM read_parquet({paths!r}, union_by_name = true)"
+                f"CREATE VIEW {table} AS SELECT *, list_position({paths!r}, filename) AS file FROM "
+                f"read_parquet({paths!r}, union_by_name = true, filename = true, file_row_number = true)"
             )
             found = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             if found != sum(file["rows"] for file in files):
@@ -68,8 +69,8 @@ while not stop.exists() or not told["reads"]:
                 "SELECT count(*) FROM (SELECT segment FROM events GROUP BY segment "
                 "HAVING count(*) <> max(row) - min(row) + 1 OR count(*) <> count(DISTINCT row))",
             "order of the events of a segment":
-                "SELECT count(*) FROM (SELECT row <= lag(row) OVER (PARTITION BY segment, time::DATE) AS back "
-                "FROM events) WHERE back",
+                "SELECT count(*) FROM (SELECT row <= lag(row) OVER (PARTITION BY segment, time::DATE "
+                "ORDER BY file, file_row_number) AS back FROM events) WHERE back",
             "result twice":
                 "SELECT count(*) - count(DISTINCT (segment, row, version)) FROM results",
             "outcome twice":
