@@ -1,0 +1,1 @@
+"""Has the data moved: windows to scores, scores to decisions, decisions to episodes and alerts."""

@@ -1,0 +1,1 @@
+"""Arrays in, numbers out: distances, null distributions, e-processes, profiles. No I/O."""
