@@ -37,7 +37,7 @@ feature_store: {kind: feast, path: feature_repo, timeout_ms: 20, on_failure: def
 def test_the_documented_file_is_accepted_with_its_values():
     d = parse_deployment(CONTRACT)
     assert d.features["tenure"].default == 12
-    assert d.features["tenure"].drift == {"psi": 0.2}
+    assert d.features["tenure"].drift.thresholds == {"psi": 0.2}
     assert d.log.max_bytes == 10 * 2**30
     assert d.labels.max_delay == 90 * 86400
     assert d.retrain.cool_down == 86400

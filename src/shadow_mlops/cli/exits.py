@@ -5,6 +5,7 @@ from __future__ import annotations
 from shadow_mlops.domain.errors import (
     ConflictError,
     DeploymentError,
+    DriftError,
     ImportFileError,
     ModelError,
     SettingsError,
@@ -18,6 +19,7 @@ _CODES: tuple[tuple[type[ShadowError], int], ...] = (
     (SettingsError, 2),
     (TrainingError, 2),
     (ImportFileError, 2),
+    (DriftError, 2),
     (ConflictError, 3),
     (ModelError, 4),
     (UnavailableError, 5),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -208,11 +208,36 @@ def _check_together(deployment: Deployment, root: yaml.Node, path: str) -> None:
             "lake",
             "retain_days",
         )
+    _check_drift(deployment, refuse)
+
+
+def _check_drift(deployment: Deployment, refuse: Callable[..., None]) -> None:
+    drift = deployment.drift
+    if not 1 <= drift.bucket <= 3600:
+        refuse(f"`drift.bucket` is {drift.bucket:g} s; it must be from 1s to 1h", "drift", "bucket")
+    if not 100 * drift.bucket <= drift.run_length <= 10 * 365 * 86400:
+        refuse(
+            f"`drift.run_length` is {drift.run_length:g} s; it must be from 100 buckets ({100 * drift.bucket:g} s)"
+            " to 3650d",
+            "drift",
+            "run_length",
+        )
+    if drift.bucket > drift.window.hours * 3600:
+        refuse("`drift.bucket` is longer than the window of `drift.window.hours`", "drift", "bucket")
+    if drift.window.rows is not None and drift.window.rows < drift.window.min_rows:
+        refuse(
+            f"`drift.window.rows` is {drift.window.rows}, fewer than `drift.window.min_rows` ({drift.window.min_rows}):"
+            " no window would ever decide",
+            "drift",
+            "window",
+            "rows",
+        )
+    if drift.one_row_per_entity and deployment.entity is None:
+        refuse("`drift.one_row_per_entity` needs `entity`", "drift", "one_row_per_entity")
     for name, spec in deployment.features.items():
-        unknown = set(spec.drift) - {"psi", "ks", "js"}
-        if unknown:
+        if not spec.drift.check and spec.drift.thresholds:
             refuse(
-                f"`features.{name}.drift`: unknown method `{min(unknown)}`; known: psi, ks, js",
+                f"`features.{name}.drift`: thresholds of a feature that `check: false` leaves out",
                 "features",
                 name,
                 "drift",

@@ -12,6 +12,10 @@ from shadow_mlops.domain.models import Task
 
 Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Index: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=100)]
+"""A threshold of PSI: 100 is more than any two samples can reach."""
+Distance: TypeAlias = Annotated[float, msgspec.Meta(gt=0, le=1)]
+"""A threshold of a distance that is at most 1."""
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -80,6 +84,22 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """A mapping of the deployment file; a key it does not have is refused."""
 
 
+class FeatureLimits(Part, frozen=True):
+    """Drift thresholds of one feature, in place of the general ones."""
+
+    psi: Index | None = None
+    ks: Distance | None = None
+    js: Distance | None = None
+    check: bool = True
+    """False: the feature is left out of every drift check."""
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Those that are set."""
+        given = {"psi": self.psi, "ks": self.ks, "js": self.js}
+        return {method: float(value) for method, value in given.items() if value is not None}
+
+
 class FeatureSpec(Part, frozen=True):
     """What a signature cannot say of a feature."""
 
@@ -87,7 +107,7 @@ class FeatureSpec(Part, frozen=True):
     """Value when the request and the store have none; ``null`` declares it may be missing."""
     kind: Kind | None = None
     """Only for a feature that no model's signature has."""
-    drift: dict[str, Positive] = {}
+    drift: FeatureLimits = FeatureLimits()
     pii: Literal["keep", "hash", "drop"] = "keep"
 
 
@@ -134,20 +154,36 @@ class Labels(Part, frozen=True):
 
 
 class Window(Part, frozen=True):
-    """The window of a drift check."""
+    """The window of a drift check: the last ``hours``, or fewer where ``rows`` are reached before."""
 
-    hours: Positive = 24
+    hours: Annotated[float, msgspec.Meta(gt=0, le=8784)] = 24
+    """At most 366 days."""
     min_rows: Annotated[int, msgspec.Meta(ge=1)] = 500
+    """A window with fewer rows decides nothing."""
+    rows: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """The window ends as soon as it has this many rows; None: by time alone."""
 
 
 class Drift(Part, frozen=True):
-    """Drift thresholds."""
+    """Drift detection; ``docs/drift.md`` explains each key."""
 
-    psi: Positive = 0.3
-    ks: Positive = 0.1
-    js: Positive = 0.1
+    psi: Index = 0.3
+    ks: Distance = 0.1
+    js: Distance = 0.1
     window: Window = Window()
     retrain_on: tuple[Literal["psi", "ks", "js"], ...] = ("psi",)
+    bins: Annotated[int, msgspec.Meta(ge=2, le=100)] = 10
+    """Quantile bins of a numeric feature."""
+    level: Annotated[float, msgspec.Meta(gt=0, le=0.2)] = 0.01
+    """Share of windows without drift in which any feature may be called significant."""
+    bucket: Duration = msgspec.field(default_factory=lambda: Duration(60))
+    """The live detector takes in one bucket of traffic at a time; 1 s to 1 h."""
+    run_length: Duration = msgspec.field(default_factory=lambda: Duration(30 * 86400))
+    """Mean time to a false alarm of the live detector, at least; at least 100 buckets."""
+    reference: Literal["version", "seasonal"] = "version"
+    """What live traffic is compared with: the rows saved with the version, or the same hour of earlier weeks."""
+    one_row_per_entity: bool = False
+    """Whether the live detector takes one row of each entity in a bucket only."""
 
 
 class Gate(Part, frozen=True):
@@ -211,7 +247,7 @@ class Deployment(Part, frozen=True):
     log: Log = msgspec.field(default_factory=Log)
     lake: Lake = Lake()
     labels: Labels = msgspec.field(default_factory=Labels)
-    drift: Drift = Drift()
+    drift: Drift = msgspec.field(default_factory=Drift)
     gate: Gate = Gate()
     canary: Canary = Canary()
     retrain: Retrain = msgspec.field(default_factory=Retrain)

@@ -26,6 +26,7 @@
     ├── LakeError                  the archive
     ├── StateError                 the SQL database of audit and evidence
     ├── ImportFileError            a file whose rows cannot be taken over (path, row, column)
+    ├── DriftError                 data that cannot be compared (column, both types)
     └── TrainingError              data that cannot be trained on
 
 HTTP status codes and exit codes are given to these in one place each: ``httperrors`` and ``cli.exits``.
@@ -165,6 +166,10 @@ class StateError(ShadowError):
 
 class ImportFileError(ShadowError):
     """A file whose rows cannot be taken over; the message names the row or the column, and what to do."""
+
+
+class DriftError(ShadowError):
+    """Data that cannot be compared; the message names the file or the column, and what to do."""
 
 
 class TrainingError(ShadowError):
