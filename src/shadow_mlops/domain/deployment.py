@@ -167,7 +167,8 @@ class Window(Part, frozen=True):
 class Drift(Part, frozen=True):
     """Drift detection; ``docs/drift.md`` explains each key."""
 
-    psi: Index = 0.3
+    psi: Index | None = None
+    """None: the setting ``DRIFT_PSI_THRESHOLD``, 0.3 by default."""
     ks: Distance = 0.1
     js: Distance = 0.1
     window: Window = Window()

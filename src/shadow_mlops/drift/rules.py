@@ -58,12 +58,18 @@ class Rules:
         return self.overrides.get(feature, {}).get(method, general)
 
 
-def rules_of(deployment: Deployment) -> Rules:
-    """The rules that a deployment file states."""
+def rules_of(deployment: Deployment, *, psi: float = 0.3) -> Rules:
+    """The rules that a deployment file states.
+
+    Parameters
+    ----------
+    psi
+        Threshold of PSI where the file states none.
+    """
     drift: Drift = deployment.drift
     given = {name: spec.drift.thresholds for name, spec in deployment.features.items()}
     return Rules(
-        psi=drift.psi,
+        psi=psi if drift.psi is None else drift.psi,
         ks=drift.ks,
         js=drift.js,
         level=drift.level,

@@ -27,12 +27,12 @@ class Column:
     Attributes
     ----------
     kind
-        Numbers (booleans are 0 and 1) or categories.
+        Numbers (booleans are 0 and 1) or categories; None: it has no value at all and goes with either.
     type
         What the source calls its type, for messages.
     """
 
-    kind: ColumnKind
+    kind: ColumnKind | None
     type: str
 
 
@@ -78,22 +78,6 @@ class Tally:
     distinct_others: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Values:
-    """One numeric column in full.
-
-    Attributes
-    ----------
-    ascending
-        float64 (n - missing,), sorted, infinities included, no NaN.
-    missing
-        Rows that are null or NaN.
-    """
-
-    ascending: NDArray[np.float64]
-    missing: int
-
-
 class Source(Protocol):
     """Rows, countable. A numeric null and NaN are both missing; an empty string is a category."""
 
@@ -113,7 +97,7 @@ class Source(Protocol):
     def bins(self, names: Sequence[str], count: int) -> Mapping[str, FeatureBins]:
         """Bins of these columns' own values, of all of them: ``count`` quantile bins, or categories.
 
-        A numeric column without a finite value has none and is absent from the result.
+        A column without any value has bins nonetheless: all of its rows are missing.
         """
 
     def tally(self, bins: Mapping[str, FeatureBins]) -> Mapping[str, Tally]:
@@ -131,5 +115,8 @@ class ExactSource(Source, Protocol):
     def affordable(self) -> bool:
         """Whether handing out values costs little beside counting; where not, it is done only when asked for."""
 
-    def values(self, name: str) -> Values:
-        """One numeric column, sorted. Called from several threads at once."""
+    def values(self, name: str) -> NDArray[np.float64]:
+        """One numeric column, float64 (n,), in any order; NaN is missing, infinities are values.
+
+        Called from several threads at once; what it gives is not written to.
+        """
