@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -47,8 +48,11 @@ def test_the_documented_file_is_accepted_with_its_values():
 
 def test_a_name_alone_gives_the_documented_defaults():
     written, default = parse_deployment(CONTRACT), parse_deployment("name: churn")
-    for part in ("decision", "shadow", "log", "lake", "labels", "drift", "gate", "canary"):
+    for part in ("decision", "shadow", "log", "lake", "labels", "gate", "canary"):
         assert getattr(default, part) == getattr(written, part), part
+    # the environment may say what the file does not
+    assert default.drift.psi is None
+    assert msgspec.structs.replace(default.drift, psi=0.3) == written.drift
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,23 @@ def test_a_name_alone_gives_the_documented_defaults():
         ("name: churn\nlake: {retain_days: 10}\n", 2, ["labels.max_delay"]),
         ("name: churn\nentity: id\nfeatures:\n  id: {}\n", 4, ["entity"]),
         ("name: churn\nfeatures:\n  a:\n    drift: {pis: 0.1}\n", 4, ["pis", "psi"]),
+        ("name: churn\nfeatures:\n  b: {}\n  a:\n    drift: {ks: 1.5}\n", 5, ["features.a.drift.ks", "1.0"]),
+        ("name: churn\nfeatures:\n  a:\n    drift: {check: false, psi: 0.2}\n", 4, ["a.drift", "check: false"]),
+        ("name: churn\ndrift:\n  ks: 0.2\n  js: 0\n", 4, ["drift.js", "0.0"]),
+        ("name: churn\ndrift:\n  psi: .inf\n", 3, ["drift.psi", "100"]),
+        ("name: churn\ndrift:\n  retrain_on: [psi, mmd]\n", 3, ["drift.retrain_on", "mmd"]),
+        ("name: churn\ndrift:\n  window:\n    rows: 0\n", 4, ["drift.window.rows"]),
+        ("name: churn\ndrift:\n  window:\n    rows: 100\n", 4, ["drift.window.rows", "min_rows"]),
+        ("name: churn\ndrift:\n  window: {hours: 0}\n", 3, ["drift.window.hours"]),
+        ("name: churn\ndrift:\n  window: {days: 1}\n", 3, ["days", "hours"]),
+        ("name: churn\ndrift:\n  bins: 1\n", 3, ["drift.bins", "2"]),
+        ("name: churn\ndrift:\n  level: 0.5\n", 3, ["drift.level", "0.2"]),
+        ("name: churn\ndrift:\n  bucket: 2h\n", 3, ["drift.bucket", "1h"]),
+        ("name: churn\ndrift:\n  bucket: 1 minute\n", 3, ["drift.bucket", "15m"]),
+        ("name: churn\ndrift:\n  window: {hours: 0.1}\n  bucket: 15m\n", 4, ["drift.bucket", "window"]),
+        ("name: churn\ndrift:\n  run_length: 1h\n", 3, ["drift.run_length", "100 buckets"]),
+        ("name: churn\ndrift:\n  reference: weekly\n", 3, ["drift.reference", "weekly"]),
+        ("name: churn\ndrift:\n  one_row_per_entity: true\n", 3, ["one_row_per_entity", "entity"]),
         ("name: [churn\n", 2, ["YAML"]),
         ("name: churn\ncanary: {steps: [0.5, 0.1]}\n", 2, ["ascend"]),
     ],
