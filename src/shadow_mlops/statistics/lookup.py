@@ -1,0 +1,196 @@
+"""Which cell a value falls into, exactly, at a few nanoseconds a value and whatever the number of cells.
+
+``numpy.searchsorted`` takes 20 ns a value for 9 edges and 50 ns for 250; this takes 5 ns for either.
+
+Truncating ``(x - low) * scale`` puts a value into one of some thousand slots of equal width. Each step of that rounds
+monotonously, so values in a slot below an edge's own are below that edge and values in a slot above are above it,
+whatever was lost in rounding: only in the edge's own slot has the value itself to be compared. Where one slot holds
+several edges (heavy tails), its values alone are searched for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_FEW = 4096  # values; below, building the table (0.3 ms) costs more than it saves
+_CHUNK = 1 << 16  # values; the buffers of one chunk stay in the second-level cache
+_SLOTS = 4096
+_SLOTS_PER_EDGE = 8
+_OF_THREAD = threading.local()  # fresh memory for each call costs as much as the counting, in page faults
+_TRIMS = (0.0, 0.02, 0.05, 0.12, 0.25)  # shares of the edges that a heavy tail may leave outside the range of slots
+
+
+class Lookup:
+    """Cells between ascending edges: cell i is (edges[i-1], edges[i]], the ends reach to -inf and +inf.
+
+    Parameters
+    ----------
+    edges
+        float64 (G,), strictly ascending, no NaN.
+
+    Examples
+    --------
+    >>> Lookup(np.array([0.0, 1.0])).count(np.array([-np.inf, 0.0, 0.5, 7.0, np.nan]))
+    array([2, 1, 1, 1])
+    """
+
+    def __init__(self, edges: NDArray[np.float64]) -> None:
+        self._edges = edges
+
+    def count(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        """How many values each cell has.
+
+        Parameters
+        ----------
+        values
+            float64 (n,); NaN is missing, infinities are values.
+
+        Returns
+        -------
+        int64 (G + 2,)
+            Per cell; the last place is missing. Equal to counting ``numpy.searchsorted(edges, values)``.
+        """
+        table = self._table if len(values) > _FEW else None
+        places = len(self._edges) + 2
+        if table is None:
+            return np.bincount(self._searched(values), minlength=places)
+        halves = np.zeros(2 * table.slots, dtype=np.int64)
+        counts = np.zeros(places, dtype=np.int64)
+        for chunk, slots, half in table.walk(values):
+            halves += np.bincount(half, minlength=2 * table.slots)
+            if table.any_crowded:
+                crowded = chunk[table.crowded[slots]]
+                counts += np.bincount(np.searchsorted(self._edges, crowded), minlength=places)
+        halves.reshape(-1, 2)[table.crowded] = 0
+        # float64 sums of integers below 2**53 are exact
+        return counts + np.bincount(table.cell_of_half, weights=halves, minlength=places).astype(np.int64)
+
+    def places(self, values: NDArray[np.float64]) -> NDArray[np.int32]:
+        """Cell of each value, int32 (n,); G + 1 for NaN."""
+        table = self._table if len(values) > _FEW else None
+        if table is None:
+            return self._searched(values).astype(np.int32)
+        found = np.empty(len(values), dtype=np.int32)
+        cell_of_half, start = table.cell_of_half.astype(np.int32), 0
+        for chunk, slots, half in table.walk(values):
+            out = found[start : start + len(chunk)]
+            np.take(cell_of_half, half, out=out, mode="clip")
+            if table.any_crowded:
+                crowded = np.flatnonzero(table.crowded[slots])
+                out[crowded] = np.searchsorted(self._edges, chunk[crowded])
+            start += len(chunk)
+        return found
+
+    def _searched(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
+        places = np.searchsorted(self._edges, values)
+        places[np.isnan(values)] = len(self._edges) + 1
+        return places
+
+    @cached_property
+    def _table(self) -> _Table | None:
+        """The table with the fewest edges in one slot with others; None if the edges allow none."""
+        count = len(self._edges)
+        slots = max(_SLOTS, 1 << (_SLOTS_PER_EDGE * count - 1).bit_length()) if count else 0
+        trims = sorted({0, 1} | {int(share * count) for share in _TRIMS})
+        ranges = [
+            (float(self._edges[below]), float(self._edges[-1 - above]))
+            for below in trims
+            for above in trims
+            if below + above < count - 1
+        ]
+        scales = [(low, scale) for low, high in ranges if (scale := _scale(low, high, slots)) is not None]
+        if not scales:
+            return None
+        low, scale = min(scales, key=lambda each: _crowded(self._edges, each[0], each[1], slots))
+        return _table(self._edges, low, scale, slots)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Slots of equal width; the first and the last but one reach to -inf and +inf, the last is for NaN.
+
+    Attributes
+    ----------
+    edge
+        float64 (slots,), the edge in each slot; +inf where there is none.
+    crowded
+        bool (slots,): two edges or more.
+    cell_of_half
+        int64 (2 * slots,): the cell of the values of a slot that are not above its edge, and of those that are.
+    """
+
+    low: float
+    scale: float
+    slots: int
+    edge: NDArray[np.float64]
+    crowded: NDArray[np.bool_]
+    cell_of_half: NDArray[np.int64]
+    any_crowded: bool
+
+    def walk(
+        self, values: NDArray[np.float64]
+    ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]]:
+        """Chunk, slot of each value, and twice that plus one if it is above the slot's edge; in reused buffers."""
+        buffers = _buffers()
+        for start in range(0, len(values), _CHUNK):
+            chunk = values[start : start + _CHUNK]
+            scaled, edges, above, slots, halves = (buffer[: len(chunk)] for buffer in buffers)
+            _slots_of(chunk, self.low, self.scale, self.slots, scaled)
+            np.copyto(slots, scaled, casting="unsafe")
+            np.take(self.edge, slots, out=edges, mode="clip")
+            np.greater(chunk, edges, out=above)
+            np.add(slots, slots, out=halves)
+            np.add(halves, above, out=halves)
+            yield chunk, slots, halves
+
+
+def _buffers() -> tuple[NDArray[Any], ...]:
+    """The buffers of this thread."""
+    found: tuple[NDArray[Any], ...] | None = getattr(_OF_THREAD, "buffers", None)
+    if found is None:
+        kinds = (np.float64, np.float64, np.bool_, np.int64, np.int64)
+        found = _OF_THREAD.buffers = tuple(np.empty(_CHUNK, dtype=kind) for kind in kinds)
+    return found
+
+
+def _scale(low: float, high: float, slots: int) -> float | None:
+    """Slots per unit of the values; None if the range has no width or no finite one."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        scale = float(np.float64(slots - 3) / (np.float64(high) - np.float64(low)))
+    return scale if np.isfinite(low) and np.isfinite(scale) and scale > 0 else None
+
+
+def _slots_of(
+    values: NDArray[np.float64], low: float, scale: float, slots: int, out: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):  # what overflows is far outside and ends up in an end slot all the same
+        out = np.subtract(values, low, out=out)
+        np.multiply(out, scale, out=out)
+    np.maximum(out, 0, out=out)  # keeps NaN
+    np.minimum(out, slots - 2, out=out)  # keeps NaN
+    return np.fmin(out, slots - 1, out=out)
+
+
+def _crowded(edges: NDArray[np.float64], low: float, scale: float, slots: int) -> int:
+    """How many edges share the slot of the edge before them."""
+    at = np.trunc(_slots_of(edges, low, scale, slots))
+    return int(np.count_nonzero(at[1:] == at[:-1]))
+
+
+def _table(edges: NDArray[np.float64], low: float, scale: float, slots: int) -> _Table:
+    at = _slots_of(edges, low, scale, slots).astype(np.int64)
+    held = np.bincount(at, minlength=slots)
+    edge = np.full(slots, np.inf)
+    edge[at] = edges
+    crowded = held > 1
+    cell = np.cumsum(held) - held
+    cell_of_half = np.stack([cell, cell + (held == 1)], axis=1).ravel()
+    cell_of_half[-2:] = len(edges) + 1
+    return _Table(low, scale, slots, edge, crowded, cell_of_half, bool(crowded.any()))

@@ -1,0 +1,130 @@
+"""Exact order statistics and the exact Kolmogorov-Smirnov distance of large samples, without sorting them.
+
+Both look at a sample through some thousand cells first and then sort only the values of the few cells that matter.
+Sorting two samples of a million takes 105 ms and merging them 60 ms more (NumPy's sort on this machine: 52 ns a value);
+the distance takes 35 ms here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shadow_mlops.statistics.lookup import Lookup
+
+_CELLS = 4096  # of two million values without drift 9 % are in cells that might hold the largest gap
+_LOOKED_AT = 1 << 15  # values of a sample from which its cells are made
+_FEW = 1 << 15  # values; below, sorting takes no longer
+
+
+def order_statistics(values: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``numpy.sort(values)[ranks]``.
+
+    Parameters
+    ----------
+    values
+        float64 (n,), in any order; NaN sorts last.
+    ranks
+        int64 (k,), ascending, each in [0, n).
+
+    Returns
+    -------
+    float64 (k,)
+
+    Examples
+    --------
+    >>> order_statistics(np.array([3.0, 1.0, 2.0]), np.array([0, 2]))
+    array([1., 3.])
+    """
+    if len(values) <= _FEW:
+        return np.sort(values)[ranks]
+    edges = _edges(values)
+    places = Lookup(edges).places(values)
+    ends = np.cumsum(np.bincount(places, minlength=len(edges) + 2))
+    cells = np.searchsorted(ends, ranks, side="right")
+    wanted = np.zeros(len(edges) + 2, dtype=np.bool_)
+    wanted[cells] = True
+    kept = np.sort(values[wanted[places]])
+    held = np.diff(ends, prepend=0)
+    before = np.cumsum(np.where(wanted, 0, held))  # values of cells that are not kept, up to each cell
+    found: NDArray[np.float64] = kept[ranks - before[cells]]
+    return found
+
+
+def ks_distance(reference: NDArray[np.float64], current: NDArray[np.float64]) -> float:
+    """The largest gap between two empirical distribution functions, sup|F - G|, exactly.
+
+    Parameters
+    ----------
+    reference, current
+        float64 (n,) and (m,), in any order, without NaN; infinities are values.
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if a sample is empty.
+
+    Notes
+    -----
+    Between the ends a < b of a cell F - G is at most F(b) - G(a). Cells whose bound is not above the largest gap found
+    at the ends of all cells cannot hold a larger one, so only the values of the others are sorted.
+
+    Examples
+    --------
+    >>> ks_distance(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 4.0, 5.0, 6.0]))
+    0.5
+    """
+    n, m = len(reference), len(current)
+    if not n or not m:
+        return float("nan")
+    if max(n, m) <= _FEW:
+        return _largest(np.sort(reference), np.sort(current), n, m) / (n * m)
+    edges = _edges(reference, current)
+    lookup = Lookup(edges)
+    places = lookup.places(reference), lookup.places(current)
+    held = [np.bincount(each, minlength=len(edges) + 1) for each in places]
+    # in units of 1 / (n m), so that all of it is integers
+    upper = np.cumsum(held[0]) * m, np.cumsum(held[1]) * n
+    lower = upper[0] - held[0] * m, upper[1] - held[1] * n
+    largest = int(np.abs(upper[0] - upper[1]).max())
+    open_ = np.maximum(upper[0] - lower[1], upper[1] - lower[0]) > largest
+    if open_.any():
+        kept = [np.sort(values[open_[each]]) for values, each in zip((reference, current), places, strict=True)]
+        closed = [np.cumsum(np.where(open_, 0, each)) for each in held]
+        largest = max(largest, _largest(kept[0], kept[1], n, m, edges=edges, before=closed))
+    return largest / (n * m)
+
+
+def _largest(
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    n: int,
+    m: int,
+    *,
+    edges: NDArray[np.float64] | None = None,
+    before: list[NDArray[np.int64]] | None = None,
+) -> int:
+    """Largest gap at the values of two sorted samples, in units of 1 / (n m).
+
+    ``before`` are the values of either sample up to each cell that were left out of it.
+    """
+    # F - G falls at values of `second` only: there it is least, and just before them it is greatest.
+    last = np.flatnonzero(np.append(second[1:] != second[:-1], True)) if len(second) else np.zeros(0, dtype=np.intp)
+    values = second[last]
+    after = last + 1
+    just_before = np.append(0, after)[:-1]
+    skipped_first: NDArray[np.int64] | int = 0
+    skipped_second: NDArray[np.int64] | int = 0
+    if edges is not None and before is not None:
+        cells = np.searchsorted(edges, values)
+        skipped_first, skipped_second = before[0][cells], before[1][cells]
+    least = (np.searchsorted(first, values, side="right") + skipped_first) * m - (after + skipped_second) * n
+    greatest = (np.searchsorted(first, values, side="left") + skipped_first) * m - (just_before + skipped_second) * n
+    return int(max(np.abs(least).max(initial=0), np.abs(greatest).max(initial=0)))
+
+
+def _edges(*samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Edges of cells with about equally many values of all samples together: finite, strictly ascending."""
+    looked_at = np.sort(np.concatenate([sample[:: -(-len(sample) // _LOOKED_AT)] for sample in samples]))
+    looked_at = looked_at[np.isfinite(looked_at)]
+    return np.unique(looked_at[np.arange(1, _CELLS) * len(looked_at) // _CELLS]) if len(looked_at) else looked_at
