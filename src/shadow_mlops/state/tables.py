@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
 
 METADATA = MetaData()
 AUDIT = Table(
@@ -20,5 +20,35 @@ AUDIT = Table(
     Column("details", Text, nullable=False),  # JSON object
     Index("shadow_audit_model", "model", "id"),
     sqlite_autoincrement=True,  # the number of an entry is never given again
+)
+EPISODES = Table(
+    "shadow_drift_episodes",
+    METADATA,
+    Column("key", String(64), primary_key=True),
+    Column("deployment", String(200), nullable=False),
+    Column("feature", Text, nullable=False),
+    Column("reference", String(200), nullable=False),
+    Column("version", String(200), nullable=False),
+    Column("opened_bucket", BigInteger, nullable=False),
+    Column("opened_at", String(32), nullable=False),
+    Column("closed_bucket", BigInteger),  # null while it is open
+    Column("closed_at", String(32)),
+    Column("details", Text, nullable=False),  # JSON object
+    Index("shadow_drift_episodes_deployment", "deployment", "opened_bucket"),
+)
+OUTBOX = Table(
+    "shadow_alert_outbox",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("key", String(100), nullable=False),  # what receivers know a repeated delivery by
+    Column("kind", String(20), nullable=False),
+    Column("created_at", String(32), nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("problem", Text, nullable=False),  # of the last attempt; empty if there was none
+    Column("payload", Text, nullable=False),  # JSON object
+    UniqueConstraint("key", "kind", name="shadow_alert_outbox_key"),
+    Index("shadow_alert_outbox_state", "state", "id"),
+    sqlite_autoincrement=True,
 )
 VERSION_TABLE = "shadow_schema_version"
