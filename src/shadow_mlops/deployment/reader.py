@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import yaml
 
+from shadow_mlops.deployment.gates import Refuse, check_gate
 from shadow_mlops.domain.deployment import Deployment, Duration, FeatureSpec, Fraction, Positive, Size
 from shadow_mlops.domain.errors import DeploymentError
 
@@ -188,7 +189,7 @@ def _duplicates(node: yaml.Node) -> Iterator[yaml.Node]:
 def _check_together(deployment: Deployment, root: yaml.Node, path: str) -> None:
     """What no single field shows: values that only make sense beside another."""
 
-    def refuse(message: str, *steps: str) -> None:
+    def refuse(message: str, *steps: str) -> NoReturn:
         raise DeploymentError(message, path=path, line=_line_of(root, *steps))
 
     bounds = list(deployment.decision.tiers.values())
@@ -209,9 +210,10 @@ def _check_together(deployment: Deployment, root: yaml.Node, path: str) -> None:
             "retain_days",
         )
     _check_drift(deployment, refuse)
+    check_gate(deployment, refuse)
 
 
-def _check_drift(deployment: Deployment, refuse: Callable[..., None]) -> None:
+def _check_drift(deployment: Deployment, refuse: Refuse) -> None:
     drift = deployment.drift
     if not 1 <= drift.bucket <= 3600:
         refuse(f"`drift.bucket` is {drift.bucket:g} s; it must be from 1s to 1h", "drift", "bucket")

@@ -187,18 +187,49 @@ class Drift(Part, frozen=True):
     """Whether the live detector takes one row of each entity in a bucket only."""
 
 
+class Guardrail(Part, frozen=True):
+    """What a better challenger must not do meanwhile."""
+
+    name: str
+    """``errors``, ``timeouts``, ``latency``, ``score_distribution``, or one of the task's metrics."""
+    kind: Literal["non_inferior", "no_harm"] = "non_inferior"
+    margin: Positive | None = None
+    """Of ``non_inferior`` and ``score_distribution``: so much worse is allowed."""
+    slo_ms: Positive | None = None
+    """Of ``latency``: what is slower than this is too slow."""
+    segment: dict[str, float | bool | str] = {}
+    """Only rows with these values of features."""
+    bound: Positive | None = None
+    """Of a metric that has no bound of its own: larger losses count as this."""
+
+
 class Gate(Part, frozen=True):
     """The promotion gate."""
 
     metric: str = "log_loss"
     kind: Literal["superior", "non_inferior"] = "superior"
     margin: Positive | None = None
+    """Of ``non_inferior``: so much worse is allowed, in units of the metric."""
+    bound: Positive | None = None
+    """Of squared or absolute errors: larger losses count as this."""
     alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
     min_labels: Count = 200
     max_labels: Annotated[int, msgspec.Meta(ge=1)] = 100_000
     min_days: Annotated[float, msgspec.Meta(ge=0)] = 0
-    guardrails: tuple[dict[str, str | float | bool], ...] = ()
+    guardrails: tuple[Guardrail, ...] = ()
     auto_promote: bool = False
+
+
+GATE_METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": ("log_loss", "accuracy", "brier", "auc"),
+    "multiclass": ("log_loss", "accuracy", "brier"),
+    "regression": ("squared_error", "absolute_error"),
+}
+"""Task -> metrics that a gate may be on. A regression whose file names none has no gate."""
+UNBOUNDED_METRICS = frozenset({"squared_error", "absolute_error"})
+SERVICE_GUARDRAILS = ("errors", "timeouts", "latency")
+"""Guardrails on how a challenger serves, not on what it says."""
+SCORE_GUARDRAIL = "score_distribution"
 
 
 class Canary(Part, frozen=True):

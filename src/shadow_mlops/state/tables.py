@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 METADATA = MetaData()
 AUDIT = Table(
@@ -49,6 +61,41 @@ OUTBOX = Table(
     Column("payload", Text, nullable=False),  # JSON object
     UniqueConstraint("key", "kind", name="shadow_alert_outbox_key"),
     Index("shadow_alert_outbox_state", "state", "id"),
+    sqlite_autoincrement=True,
+)
+GATES = Table(
+    "shadow_gates",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("model", String(200), nullable=False),
+    Column("name", String(200), nullable=False),  # of the challenger
+    Column("champion", String(200), nullable=False),
+    Column("challenger", String(200), nullable=False),
+    Column("spec_hash", String(64), nullable=False),
+    Column("challengers", Integer, nullable=False),  # by which alpha is divided
+    Column("first_cohort", BigInteger, nullable=False),
+    Column("next_cohort", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),  # JSON object
+    Column("decision", String(20), nullable=False),
+    Column("evidence", String(16)),  # of the decision; null while there is none
+    UniqueConstraint("model", "name", "champion", "challenger", "spec_hash", name="shadow_gates_key"),
+    sqlite_autoincrement=True,
+)
+GATE_SPENT = Table(
+    "shadow_gate_spent",
+    METADATA,
+    Column("gate", Integer, ForeignKey("shadow_gates.id"), primary_key=True),
+    Column("purpose", String(10), primary_key=True),
+    Column("entity", LargeBinary(16), primary_key=True),  # hash
+)
+EVIDENCE = Table(
+    "shadow_evidence",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("key", String(16), nullable=False, unique=True),
+    Column("hash", String(64), nullable=False),
+    Column("previous", String(64), nullable=False, unique=True),  # a chain has no forks
+    Column("record", LargeBinary, nullable=False),
     sqlite_autoincrement=True,
 )
 VERSION_TABLE = "shadow_schema_version"

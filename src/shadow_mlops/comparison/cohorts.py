@@ -1,0 +1,273 @@
+"""Cohorts of requests that close in order, at a place in the log that nobody's timing can move.
+
+A cohort is the sampled requests of one span of time. It closes at the first position of the log at which time has
+passed its end and every one of them has its shadow's fate and, where the shadow has answered, its label; or, whatever
+is still open, at the first position at which the longest delay of labels has passed as well. Time is what the log
+itself says: the time of each event and the receipt of each outcome, never the reader's clock. What is appended behind
+that position is counted, never taken: the same log gives the same cohorts, whenever and however often it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from shadow_mlops.lake.queries import quoted
+
+Position: TypeAlias = tuple[int, int]
+"""Boot and monotonic time of an append: the order of the log."""
+Closing: TypeAlias = Literal["complete", "deadline"]
+Ints: TypeAlias = NDArray[np.int64]
+
+_STARTED = """
+SELECT epoch_us(r.time) FROM results r
+WHERE r.version = $challenger AND r.champion_version = $champion AND NOT r.replayed
+ORDER BY r.boot, r.monotonic_ns, r.segment, r.row LIMIT 1
+"""
+_NEXT = """
+SELECT epoch_us(min(time)) FROM events
+WHERE time >= $since AND sampled
+    AND (version = $champion AND role = 'champion' OR version = $challenger AND role = 'challenger')
+"""
+_PASSED = """
+SELECT boot, monotonic_ns FROM (
+    (SELECT boot, monotonic_ns FROM events WHERE time >= $moment ORDER BY boot, monotonic_ns LIMIT 1)
+    UNION ALL
+    (SELECT boot, monotonic_ns FROM outcomes WHERE received >= $moment ORDER BY boot, monotonic_ns LIMIT 1)
+) ORDER BY boot, monotonic_ns LIMIT 1
+"""
+# In a canary step the challenger answers and the champion shadows: the two sides change places.
+_ROWS = """
+WITH asked AS (
+    SELECT segment, row, boot, monotonic_ns, coalesce(entity, request_id) AS entity, schema,
+        role = 'challenger' AS swapped, latency_us AS answer_us, label AS decision, {features}
+    FROM events
+    WHERE time >= $since AND time < $until AND sampled
+        AND (version = $champion AND role = 'champion' OR version = $challenger AND role = 'challenger')
+), fates AS (
+    SELECT segment, row, version, status, latency_us, label, boot, monotonic_ns FROM results
+    WHERE time >= $since AND time < $until
+), truths AS (
+    SELECT segment, row, boot, monotonic_ns, received FROM labels
+    WHERE time >= $since AND time < $until AND verdict = 'joined'
+), matured AS (
+    SELECT * FROM pairs WHERE time >= $since AND time < $until AND status = 'paired'
+)
+SELECT a.* EXCLUDE (decision),
+    CASE WHEN a.swapped THEN f.label ELSE a.decision END AS said_champion,
+    CASE WHEN a.swapped THEN a.decision ELSE f.label END AS said_challenger,
+    f.status, f.latency_us AS shadow_us, f.boot AS fate_boot, f.monotonic_ns AS fate_ns,
+    t.boot AS label_boot, t.monotonic_ns AS label_ns, epoch_us(t.received) AS received_us,
+    p.outcome, p.target, p.outputs,
+    coalesce(CASE p.task
+        WHEN 'binary' THEN p.target IS NOT NULL AND isfinite(p.score) AND isfinite(p.champion_score)
+        WHEN 'multiclass' THEN p.outcome IS NOT NULL AND p.p_outcome IS NOT NULL AND p.champion_p_outcome IS NOT NULL
+        ELSE isfinite(p.target) AND isfinite(p.score) AND isfinite(p.champion_score)
+    END, false) AS is_pair,
+    CASE WHEN a.swapped THEN p.score ELSE p.champion_score END AS champion_score,
+    CASE WHEN a.swapped THEN p.champion_score ELSE p.score END AS challenger_score,
+    CASE WHEN a.swapped THEN p.label ELSE p.champion_label END AS champion_label,
+    CASE WHEN a.swapped THEN p.champion_label ELSE p.label END AS challenger_label,
+    CASE WHEN a.swapped THEN p.p_outcome ELSE p.champion_p_outcome END AS champion_p_outcome,
+    CASE WHEN a.swapped THEN p.champion_p_outcome ELSE p.p_outcome END AS challenger_p_outcome,
+    CASE WHEN a.swapped THEN p.scores ELSE p.champion_scores END AS champion_scores,
+    CASE WHEN a.swapped THEN p.champion_scores ELSE p.scores END AS challenger_scores
+FROM asked a
+LEFT JOIN fates f ON f.segment = a.segment AND f.row = a.row
+    AND f.version = CASE WHEN a.swapped THEN $champion ELSE $challenger END
+LEFT JOIN truths t ON t.segment = a.segment AND t.row = a.row
+LEFT JOIN matured p ON p.segment = a.segment AND p.row = a.row AND p.version = f.version
+ORDER BY a.boot, a.monotonic_ns, a.segment, a.row
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matchup:
+    """Two versions that are compared, and how their requests are cut into cohorts.
+
+    Attributes
+    ----------
+    champion, challenger
+        Human versions.
+    cohort_us, delay_us
+        Length of a cohort, and the longest delay of a label, microseconds.
+    final_labels
+        Labels count only once no other can replace them (policies ``last`` and ``reject``): a cohort then closes at its
+        deadline.
+    """
+
+    champion: str
+    challenger: str
+    cohort_us: int
+    delay_us: int
+    final_labels: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """A closed cohort.
+
+    Attributes
+    ----------
+    number
+        k: requests with k·h ≤ time < (k + 1)·h.
+    closed_at
+        Position of the log.
+    reason
+        Why it closed there.
+    rows
+        Its requests that were appended by then, in the order of the log; columns as the query names them, and
+        ``labelled``, bool: the shadow answered, and a label came by then, in time.
+    late
+        Requests of this span that were appended behind that position, as far as the lake knows by now.
+    """
+
+    number: int
+    closed_at: Position
+    reason: Closing
+    rows: pa.Table
+    late: int
+
+
+def first_cohort(connection: Any, matchup: Matchup) -> int | None:
+    """Cohort of the first event, in the order of the log, that the challenger shadowed live; None: none yet."""
+    found = connection.execute(_STARTED, _versions(matchup)).fetchall()
+    return int(found[0][0]) // matchup.cohort_us if found else None
+
+
+def next_cohort(
+    connection: Any, matchup: Matchup, number: int, *, matched_us: int, features: Sequence[str] = ()
+) -> Cohort | None:
+    """The first cohort from ``number`` on that has requests, if the log has reached the position at which it closes.
+
+    Parameters
+    ----------
+    connection
+        DuckDB connection, time zone UTC, with the lake's views of everything from that cohort's first moment on.
+    matched_us
+        As the lake's manifest has it: labels that were final by then are in ``pairs``.
+    features
+        Columns of ``events`` that the rows are to have as well.
+
+    Returns
+    -------
+    Cohort or None
+        None while it is open, and while there are no requests.
+    """
+    since = {"since": _moment(number * matchup.cohort_us)}
+    ((first_us,),) = connection.execute(_NEXT, _versions(matchup) | since).fetchall()
+    if first_us is None:
+        return None
+    number = max(number, int(first_us) // matchup.cohort_us)
+    end_us = (number + 1) * matchup.cohort_us
+    ended = _passed(connection, end_us)
+    if ended is None:
+        return None
+    deadline_us = end_us + matchup.delay_us
+    deadline = _passed(connection, deadline_us + 1)
+    if deadline is not None and matchup.final_labels and matched_us < deadline_us:
+        return None  # the pairs are on their way
+    span = {"since": _moment(number * matchup.cohort_us), "until": _moment(end_us)}
+    chosen = ", ".join(quoted(name) for name in features) or "NULL AS no_feature"
+    query = connection.sql(_ROWS.format(features=chosen), params=_versions(matchup) | span)
+    rows = query.to_arrow_table()
+    return _closed(rows, number, ended, deadline, deadline_us=deadline_us, final_labels=matchup.final_labels)
+
+
+def _closed(
+    rows: pa.Table,
+    number: int,
+    ended: Position,
+    deadline: Position | None,
+    *,
+    deadline_us: int,
+    final_labels: bool,
+) -> Cohort | None:
+    appended = _positions(rows, "boot", "monotonic_ns")
+    completed = _completions(rows)
+    order = _Order([*appended, *completed, ended, *([deadline] if deadline else [])])
+    appended_at, completed_at = order.of(appended), order.of(completed)
+    complete = None if final_labels else _first_complete(appended_at, completed_at, order.of([ended])[0])
+    at, reason = complete, "complete"
+    if deadline is not None and (at is None or order.of([deadline])[0] < at):
+        at, reason = int(order.of([deadline])[0]), "deadline"
+    if at is None:
+        return None
+    within = appended_at <= at
+    in_time = np.array([us is not None and us <= deadline_us for us in rows["received_us"].to_pylist()], dtype=np.bool_)
+    known = (completed_at <= at) | np.array(final_labels)
+    pairs = rows["is_pair"].to_numpy(zero_copy_only=False).astype(np.bool_)
+    labelled = pairs & in_time & known
+    kept = rows.append_column("labelled", pa.array(labelled)).filter(pa.array(within))
+    return Cohort(
+        number=number,
+        closed_at=order.position(at),
+        reason="complete" if reason == "complete" else "deadline",
+        rows=kept,
+        late=int(np.count_nonzero(~within)),
+    )
+
+
+def _completions(rows: pa.Table) -> list[Position | None]:
+    """Where each request had all that it needs: its fate and, if the shadow answered, its label."""
+    fates, labels = _positions(rows, "fate_boot", "fate_ns"), _positions(rows, "label_boot", "label_ns")
+    done: list[Position | None] = []
+    for fate, label, status in zip(fates, labels, rows["status"].to_pylist(), strict=True):
+        if fate is None or (status == "paired" and label is None):
+            done.append(None)
+        else:
+            done.append(max(fate, label) if status == "paired" and label is not None else fate)
+    return done
+
+
+def _first_complete(appended: Ints, completed: Ints, ended: int) -> int | None:
+    """First place, not before ``ended``, by which nothing is open; None if there is none yet."""
+    places = np.unique(np.concatenate([appended, completed, [ended]]))
+    places = places[(places >= ended) & (places < _NEVER)]
+    opened = np.searchsorted(np.sort(appended), places, side="right")
+    closed = np.searchsorted(np.sort(completed), places, side="right")
+    free = np.flatnonzero(opened == closed)
+    return int(places[free[0]]) if free.size else None
+
+
+_NEVER = np.iinfo(np.int64).max
+
+
+class _Order:
+    """Positions as places: the smallest is 0, equal ones share one."""
+
+    def __init__(self, positions: list[Position | None]) -> None:
+        self._sorted = sorted({position for position in positions if position is not None})
+        self._place = {position: place for place, position in enumerate(self._sorted)}
+
+    def of(self, positions: list[Position | None]) -> Ints:
+        return np.array([_NEVER if each is None else self._place[each] for each in positions], dtype=np.int64)
+
+    def position(self, place: int) -> Position:
+        return self._sorted[place]
+
+
+def _positions(rows: pa.Table, boot: str, monotonic: str) -> list[Position | None]:
+    return [
+        None if b is None else (b, m) for b, m in zip(rows[boot].to_pylist(), rows[monotonic].to_pylist(), strict=True)
+    ]
+
+
+def _passed(connection: Any, us: int) -> Position | None:
+    """Where the time of the log reached a moment; None if it has not yet."""
+    found = connection.execute(_PASSED, {"moment": _moment(us)}).fetchall()
+    return (int(found[0][0]), int(found[0][1])) if found else None
+
+
+def _versions(matchup: Matchup) -> dict[str, object]:
+    return {"champion": matchup.champion, "challenger": matchup.challenger}
+
+
+def _moment(us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
