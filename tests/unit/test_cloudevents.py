@@ -203,6 +203,36 @@ def test_what_is_no_cloudevent_is_refused(console: Console) -> None:
         binary(console, "response", "big", {"predictions": [1] * 1001})
 
 
+def halves(*keys: str, rows: int = 1, answers: dict[str, object] | None = None) -> list[dict[str, object]]:
+    """Both halves of each key, answered with a label for each row."""
+    given = {key: {"predictions": [1] * rows} for key in keys} | (answers or {})
+    return [
+        structured(half, key, data)
+        for key in keys
+        for half, data in (("request", {"instances": [ROW] * rows}), ("response", given[key]))
+    ]
+
+
+def test_the_rows_of_a_body_are_bounded_in_sum_and_it_may_be_sent_in_parts(console: Console) -> None:
+    kind = "application/cloudevents-batch+json"
+    with pytest.raises(BodyTooLargeError, match="more than 1000 predictions: send fewer at once"):
+        console.post(halves("a", "b", "c", rows=400), kind)
+    assert console.batches() == []
+    assert console.post(halves("a", "b", rows=400), kind) == {"accepted": 800, "waiting": 0}
+    assert console.post(halves("c", rows=400), kind) == {"accepted": 400, "waiting": 0}
+
+
+@pytest.mark.parametrize("wrong", [{"predictions": [1, 1]}, {"predictions": [7]}])
+def test_a_wrong_pair_takes_no_other_of_its_body_with_it(console: Console, wrong: dict[str, object]) -> None:
+    kind = "application/cloudevents-batch+json"
+    body = halves("a", "b", "c", answers={"b": wrong})
+    with pytest.raises(InvalidFieldsError):
+        console.post(body, kind)
+    assert console.batches() == []
+    assert console.post(body, kind) == {"accepted": 2, "waiting": 0}, "the wrong one is forgotten"
+    assert [batch.request_ids for batch in console.batches()] == [["a", "c"]]
+
+
 def test_a_repeated_half_makes_no_second_event(console: Console) -> None:
     for _ in range(2):
         binary(console, "request", "a", {"instances": [ROW]})

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from shadow_mlops.console.checking import Checker
-from shadow_mlops.console.cloudevents import InferenceEvent, Pairing, is_cloudevent, read_events
+from shadow_mlops.console.cloudevents import InferenceEvent, Pair, Pairing, is_cloudevent, read_events
 from shadow_mlops.console.inference import reported
 from shadow_mlops.console.reported import ReportedEvent
 from shadow_mlops.console.writing import EventWriter
@@ -26,6 +26,7 @@ from shadow_mlops.domain.errors import (
     Problem,
     RequestError,
 )
+from shadow_mlops.eventlog.records import EventBatch
 from shadow_mlops.eventlog.seam import EventLog
 from shadow_mlops.telemetry.metrics import Metrics
 
@@ -44,7 +45,7 @@ class Intake:
     data_dir
         Folder of ``serving.json`` and of the prepared models: they say which features and outputs there are.
     most_rows
-        Most events in one body.
+        Most events in one body, or completed by one.
     """
 
     def __init__(
@@ -108,20 +109,39 @@ class Intake:
         self._writer.start()  # which also gives up what waits too long
         with self._lock:
             pairs, alone = self._pairing.match(found)
-            events: list[ReportedEvent] = []
-            try:
-                champion = self._checker.accepted.champion if pairs else None
-                for pair in pairs:
-                    assert champion is not None  # noqa: S101 - there are pairs
-                    events += reported(pair, champion, most_rows=self._most_rows)
-                if events:
-                    self._writer.append(self._checker.batches(events))
-            except RequestError:
-                self._pairing.settle(pairs, alone)  # sending it again would help nobody
-                raise
+            batches = self._batches_of(pairs)
+            if batches:
+                self._writer.append(batches)
             self._pairing.settle(pairs, alone)
-        self._accepted.labels("cloudevents").inc(len(events))
-        return {"accepted": len(events), "waiting": len(alone)}
+        accepted = sum(len(batch) for batch in batches)
+        self._accepted.labels("cloudevents").inc(accepted)
+        return {"accepted": accepted, "waiting": len(alone)}
+
+    def _batches_of(self, pairs: Sequence[Pair]) -> list[EventBatch]:
+        """What pairs are in the log; a wrong one is forgotten: sending it again would help nobody."""
+        if not pairs:
+            return []
+        champion = self._checker.accepted.champion
+        events: list[ReportedEvent] = []
+        owners: list[Pair] = []
+        for pair in pairs:
+            try:
+                own = reported(pair, champion, most_rows=self._most_rows)
+            except RequestError:
+                self._pairing.settle([pair], [])
+                raise
+            events += own
+            owners += [pair] * len(own)
+            if len(events) > self._most_rows:
+                raise BodyTooLargeError(
+                    f"the CloudEvents of the body complete more than {self._most_rows} predictions: send fewer at once"
+                )
+        try:
+            return self._checker.batches(events) if events else []
+        except InvalidFieldsError as error:
+            wrong = {each.index for each in error.problems if each.index is not None}
+            self._pairing.settle([owners[index] for index in wrong], [])
+            raise
 
     def _sweep(self) -> None:
         if self._lock.acquire(blocking=False):  # the beat must not wait for events that are being checked
