@@ -198,6 +198,10 @@ def test_what_is_no_cloudevent_is_refused(console: Console) -> None:
         console.post(structured("request", "", {}), "application/cloudevents+json")
     with pytest.raises(InvalidFieldsError):
         console.post(structured("request", "a", [1]), "application/cloudevents+json")
+    for encoded in ("e30", "é"):
+        with pytest.raises(InvalidFieldsError) as caught:
+            console.post(structured("request", "a", None, data_base64=encoded), "application/cloudevents+json")
+        assert caught.value.problems[0].field == "data_base64"
     binary(console, "request", "big", {"instances": [ROW] * 1001})
     with pytest.raises(BodyTooLargeError):
         binary(console, "response", "big", {"predictions": [1] * 1001})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -128,7 +127,7 @@ def _structured(event: Any, size: int, index: int | None) -> InferenceEvent:
     if envelope.data_base64 is not None:
         try:
             data = _decoded(base64.b64decode(envelope.data_base64, validate=True))
-        except binascii.Error as error:
+        except ValueError as error:  # binascii.Error, and what letters outside of ASCII raise
             raise refused("data_base64", str(error)) from None
     if isinstance(data, str):  # JSON in a text, as some sinks write it
         data = _decoded(data.encode("utf-8", "surrogatepass"))
