@@ -49,6 +49,21 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     tolerance: float = 1e-6
 
 
+class CanaryStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A challenger that answers a part of the entities, and the step that it has reached."""
+
+    challenger: str
+    """Its role: ``challenger``, ``challenger-NAME``."""
+    directory: str
+    """Of its card, relative to the data directory."""
+    share: float
+    """Part of the entities, in (0, 1]; those of a smaller share are among those of a larger one."""
+    step: int
+    """Counts from 0."""
+    rollout: str
+    """Which rollout it is: the evidence that started it, or the order."""
+
+
 class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """The resolver's word to every other process: which prepared versions play which role (``serving.json``)."""
 
@@ -59,6 +74,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of the champion's card, relative to the data directory."""
     challengers: dict[str, str] = {}
     """Challenger name -> directory of its card."""
+    canary: CanaryStep | None = None
     pinned: tuple[str, ...] = ()
     """Roles whose version a setting fixes: ``champion``, ``challenger``."""
     problems: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -31,6 +31,14 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """A challenger that answers a part of the entities."""
+
+    share: float
+    served: Served
+
+
+@dataclass(frozen=True, slots=True)
 class Served:
     """Everything needed to answer with one champion; replaced as a whole, never changed."""
 
@@ -44,6 +52,7 @@ class Served:
     schema: EventSchema
     challengers: dict[str, ModelCard]
     inline: bool
+    canary: Canary | None = None
 
     @property
     def card(self) -> ModelCard:
@@ -60,9 +69,19 @@ class Served:
 
 
 def assemble(
-    deployment: Deployment, serving: Serving, loaded: LoadedModel, challengers: dict[str, ModelCard]
+    deployment: Deployment,
+    serving: Serving,
+    loaded: LoadedModel,
+    challengers: dict[str, ModelCard],
+    *,
+    canary: LoadedModel | None = None,
 ) -> Served:
     """Fit a loaded champion to its deployment.
+
+    Parameters
+    ----------
+    canary
+        Model of the canary step that ``serving`` names; None: the champion answers all.
 
     Raises
     ------
@@ -73,6 +92,22 @@ def assemble(
     if card.name != deployment.name:
         raise DeploymentError(f"the deployment serves {deployment.name}, serving.json names {card.name}")
     fields, challengers = _accepted(deployment, card, challengers)
+    served = _fitted(deployment, serving, loaded, fields, challengers)
+    if canary is None or serving.canary is None:
+        return served
+    trial = _fitted(deployment, serving, canary, fields, challengers)
+    trial = replace(trial, schema=msgspec.structs.replace(trial.schema, role="challenger"))
+    return replace(served, canary=Canary(serving.canary.share, trial), inline=served.inline and trial.inline)
+
+
+def _fitted(
+    deployment: Deployment,
+    serving: Serving,
+    loaded: LoadedModel,
+    fields: AcceptedFields,
+    challengers: dict[str, ModelCard],
+) -> Served:
+    card = loaded.card
     numbers, strings = fields.signature.numbers, fields.signature.strings
     return Served(
         serving=serving,
@@ -147,6 +182,7 @@ class ChampionFollower:
         self._not_before = 0.0
         self.served: Served | None = None
         self.refusal: str | None = None
+        self.canary_refusal: str | None = None
 
     async def step(self) -> None:
         """Look once; load and swap when ``serving.json`` has changed."""
@@ -182,13 +218,39 @@ class ChampionFollower:
 
     def _load(self, serving: Serving) -> Served:
         directory = self._data_dir / serving.champion
-        current = self.served
-        if current is not None and current.serving.champion == serving.champion:
-            loaded = current.loaded
-        else:
-            loaded = load_model(directory)
+        there = self._in_memory()
+        loaded = there.get(serving.champion) or load_model(directory)
         challengers = {name: self._card(path) for name, path in serving.challengers.items()}
-        return assemble(self._deployment, serving, loaded, challengers)
+        try:
+            canary = self._canary(serving, there)
+            served = assemble(self._deployment, serving, loaded, challengers, canary=canary)
+        except (ModelRefusedError, DeploymentError, UnavailableError, OSError) as error:
+            if serving.canary is None:
+                raise
+            served = assemble(self._deployment, serving, loaded, challengers)  # a trial must not keep a champion away
+            log.error("canary refused, the champion answers all", reason=str(error))
+            self.canary_refusal = f"the canary does not answer: {error}"
+        else:
+            self.canary_refusal = None
+        return served
+
+    def _in_memory(self) -> dict[str, LoadedModel]:
+        """Directory -> model that this process has loaded already: a canary that becomes champion is there."""
+        served = self.served
+        if served is None:
+            return {}
+        there = {served.serving.champion: served.loaded}
+        if served.canary is not None and served.serving.canary is not None:
+            there[served.serving.canary.directory] = served.canary.served.loaded
+        return there
+
+    def _canary(self, serving: Serving, there: dict[str, LoadedModel]) -> LoadedModel | None:
+        if serving.canary is None:
+            return None
+        canary = there.get(serving.canary.directory) or load_model(self._data_dir / serving.canary.directory)
+        if canary.detached is not None:
+            raise ModelRefusedError("its model runs elsewhere: only one that is loaded here can be a canary")
+        return canary
 
     def _card(self, path: str) -> ModelCard:
         try:

@@ -74,7 +74,8 @@ class HealthChecks:
         served = self._follower.served
         if served is None:
             return Check("down", self._follower.refusal or "no champion is published yet: is the alias `champion` set?")
-        problems = [*([self._follower.refusal] if self._follower.refusal else []), *served.serving.problems]
+        refusals = [word for word in (self._follower.refusal, self._follower.canary_refusal) if word]
+        problems = [*refusals, *served.serving.problems]
         if self._predictor.left_alone:
             problems.append(
                 "its model is elsewhere and does not answer as it should: predictions get 503 until it does"

@@ -15,13 +15,14 @@ import structlog
 from numpy.typing import NDArray
 
 from shadow_mlops.deployment.fields import Columns
-from shadow_mlops.deployment.sampling import in_sample
-from shadow_mlops.domain.errors import InvalidFieldsError, LogError, PredictionError, UnavailableError
+from shadow_mlops.deployment.sampling import in_canary, in_sample
+from shadow_mlops.domain.errors import InvalidFieldsError, LogError, UnavailableError
 from shadow_mlops.eventlog.records import EventBatch
 from shadow_mlops.eventlog.seam import Appender
 from shadow_mlops.gateway.answers import Answer
 from shadow_mlops.gateway.champion import Served
 from shadow_mlops.gateway.detached import DetachedReport
+from shadow_mlops.gateway.scoring import Part, score_parts, take_columns
 from shadow_mlops.telemetry.metrics import Metrics, observe_many
 
 MAX_ROWS = 512  # one model run and one frame; the rest of a tick waits for the next turn of the loop
@@ -109,6 +110,7 @@ class Predictor:
         self._tallies: dict[tuple[str, str, str], Tally] = {}
         self._detached = DetachedReport(metrics)
         self._lost = metrics.events_lost.labels("events")
+        self._given_up = metrics.canary_failures
         self._ok = metrics.requests.labels("/predict", "200")
         self._complained = 0.0
         self.log_failure: str | None = None
@@ -210,49 +212,52 @@ class Predictor:
             rows, columns = _without_problems(rows, columns)
             if not rows:
                 return
+        canary = None
+        if served.canary is not None:
+            entities = served.fields.entities_of(rows.values)
+            canary = in_canary(served.schema.deployment, entities, rows.request_ids, served.canary.share)
         if served.inline:
-            scores, failed = _score(served, columns)
-            self._finish(served, rows, columns, scores, failed)
+            self._finish(rows, score_parts(served, columns, canary))
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="champion")
         self._running = True
-        run = asyncio.get_running_loop().run_in_executor(self._pool, _score, served, columns)
-        run.add_done_callback(lambda done: self._after_thread(served, rows, columns, done))
+        run = asyncio.get_running_loop().run_in_executor(self._pool, score_parts, served, columns, canary)
+        run.add_done_callback(lambda done: self._after_thread(rows, done))
 
-    def _after_thread(self, served: Served, rows: Rows, columns: Columns, done: asyncio.Future[Any]) -> None:
+    def _after_thread(self, rows: Rows, done: asyncio.Future[list[Part]]) -> None:
         self._running = False
         try:
-            scores, failed = done.result()
-            self._finish(served, rows, columns, scores, failed)
+            self._finish(rows, done.result())
         except Exception as error:  # noqa: BLE001 - as in _flush
             rows.fail(error)
         self._close_retired()
         if self._queue or self._pending:
             self._schedule()
 
-    def _finish(
-        self,
-        served: Served,
-        rows: Rows,
-        columns: Columns,
-        scores: NDArray[np.float64],
-        failed: dict[int, Exception],
-    ) -> None:
-        if failed:
-            for index, error in failed.items():
+    def _finish(self, rows: Rows, parts: Sequence[Part]) -> None:
+        for part in parts:
+            self._answer(rows if part.rows is None else rows.take(part.rows), part)
+
+    def _answer(self, rows: Rows, part: Part) -> None:
+        served, columns, scores = part.served, part.columns, part.scores
+        if part.failed:
+            for index, error in part.failed.items():
                 rows.take([index]).fail(error)
-            keep = [index for index in range(len(rows)) if index not in failed]
+            keep = [index for index in range(len(rows)) if index not in part.failed]
             if not keep:
                 return
-            rows, columns, scores = rows.take(keep), _take(columns, keep), scores[keep]
+            rows, columns, scores = rows.take(keep), take_columns(columns, keep), scores[keep]
         answers = served.render(scores, rows.request_ids)
         received = np.array(rows.received_ns, dtype=np.int64)
         schema = served.schema
-        tally = self._tallies.setdefault((schema.model, schema.version, schema.role), Tally())
+        role = "canary" if schema.role == "challenger" else schema.role
+        tally = self._tallies.setdefault((schema.model, schema.version, role), Tally())
         tally.appends.append(self._append(served, rows, received, columns, scores))
         finished = time.monotonic_ns()
         tally.latencies.append(finished - received)
+        if part.given_up:
+            self._given_up.inc(part.given_up)
         for future, answer in zip(rows.answers, answers, strict=True):
             if not future.done():
                 future.set_result(answer)
@@ -306,47 +311,8 @@ class Predictor:
             await asyncio.sleep(0.001)
 
 
-def _score(served: Served, columns: Columns) -> tuple[NDArray[np.float64], dict[int, Exception]]:
-    """Scores of all rows; a row on which the model fails is told apart, so that it does not take the others with it."""
-    width = len(served.schema.outputs)
-    try:
-        scores = served.predict(columns.numbers, columns.strings)
-        if scores.shape == (len(columns.numbers), width):
-            absent = np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist()
-            if not absent:
-                return scores, {}
-            if served.loaded.detached is not None:  # it has told the rows apart itself, within its time-out
-                return scores, {index: UnavailableError("the model gave no score for this row") for index in absent}
-    except UnavailableError:  # to ask again, row by row, would multiply a time-out by the rows
-        raise
-    except Exception as error:  # noqa: BLE001 - models raise anything; the rows are tried alone below
-        log.warning(
-            "the champion failed on a batch, trying its rows alone",
-            reason=str(error),
-            rows=len(columns.numbers),
-        )
-    scores = np.full((len(columns.numbers), width), np.nan)
-    failed: dict[int, Exception] = {}
-    for index in range(len(scores)):
-        one = slice(index, index + 1)
-        try:
-            score = served.predict(columns.numbers[one], columns.strings[one])
-            if score.shape != (1, width) or not np.isfinite(score).all():
-                failed[index] = PredictionError("the model gave no finite score")
-            else:
-                scores[index] = score[0]
-        except Exception as error:  # noqa: BLE001
-            failed[index] = PredictionError(f"the model failed: {error}")
-    return scores, failed
-
-
 def _without_problems(rows: Rows, columns: Columns) -> tuple[Rows, Columns]:
     for index, problems in columns.problems.items():
         rows.take([index]).fail(InvalidFieldsError("the request has invalid fields", problems))
     keep = [index for index in range(len(rows)) if index not in columns.problems]
-    return rows.take(keep), _take(columns, keep)
-
-
-def _take(columns: Columns, keep: list[int]) -> Columns:
-    origins = None if columns.origins is None else columns.origins[keep]
-    return Columns(columns.numbers[keep], columns.strings[keep], origins, {})
+    return rows.take(keep), take_columns(columns, keep)

@@ -39,7 +39,13 @@ def describe_models(served: Served, metrics_text: bytes, data_dir: Path) -> dict
             }
         )
     champion = {**_describe(served.card, measured, "champion"), "pinned": "champion" in served.serving.pinned}
-    return {"champion": champion, "challengers": challengers}
+    canary = served.serving.canary
+    if canary is None:
+        return {"champion": champion, "challengers": challengers}
+    step = {"role": canary.challenger, "share": canary.share, "step": canary.step, "rollout": canary.rollout}
+    trial = served.canary.served.card if served.canary is not None else None
+    told = {**step, "answers": trial is not None, **(_describe(trial, measured, "canary") if trial is not None else {})}
+    return {"champion": champion, "challengers": challengers, "canary": told}
 
 
 def _describe(card: ModelCard, measured: _Measured, role: str) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Metrics:
     events_accepted: Counter
     unpaired_halves: Counter
     model_swaps: Counter
+    canary_failures: Counter
     serving_generation: Gauge
     shadow_events: Counter
     shadow_batch_seconds: Histogram
@@ -157,6 +158,9 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
             ("half", "reason"),
         ),
         model_swaps=counter("shadow_model_swaps_total", "Champion changes in this process.", ("result",)),
+        canary_failures=counter(
+            "shadow_canary_failures_total", "Rows that the canary could not answer, answered by the champion."
+        ),
         serving_generation=gauge("shadow_serving_generation", "Generation of serving.json in force.", ("process",)),
         shadow_events=counter(
             "shadow_results_total",
