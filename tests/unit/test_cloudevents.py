@@ -166,6 +166,7 @@ def test_the_version_is_the_extensions_else_the_answers(console: Console) -> Non
         ({"instances": [ROW]}, {"error": "out of memory"}, "`predictions` (V1) or `outputs` (V2)"),
         ({"instances": [ROW]}, {"predictions": [None]}, "is required"),
         ({"instances": [ROW]}, {"predictions": [[0.1, "x"]]}, "Expected `float`"),
+        ({"instances": [ROW]}, {"predictions": [1], "model_version": "v" * 201}, "length <= 200"),
         ({"inputs": [{"name": "a", "shape": [2], "data": [1]}]}, {"predictions": [1]}, "1 values of shape [2]"),
         (
             {"instances": [ROW]},

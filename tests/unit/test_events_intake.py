@@ -77,6 +77,19 @@ def test_each_version_has_its_own_schema(console: Console) -> None:
     ]
 
 
+def test_versions_that_no_alias_names_are_bounded_and_known_ones_are_not_held_up(console: Console) -> None:
+    for first in (0, 600):
+        console.post([event(version=f"build-{first + i}") for i in range(600 if first == 0 else 400)])
+    logged = len(console.batches())
+    with pytest.raises(InvalidFieldsError) as caught:
+        console.post([event(version="build-7"), event(version="build-1000")])
+    (found,) = caught.value.problems
+    assert (found.field, found.index) == ("version", 1)
+    assert "one more than 1000 that no alias names" in found.problem
+    assert len(console.batches()) == logged
+    assert console.post([event(version="build-7"), event(version="2.1.0")]) == {"accepted": 2}
+
+
 @pytest.mark.parametrize(
     ("task", "classes", "given", "scores"),
     [
@@ -123,6 +136,8 @@ def test_scores_score_and_label_become_scores_by_class(
         ({"time": datetime(1969, 1, 1, tzinfo=UTC)}, "time", "after 1970"),
         ({"request_id": ""}, "request_id", "length >= 1"),
         ({"version": msgspec.UNSET}, "", "missing required field `version`"),
+        ({"version": "v" * 201}, "version", "length <= 200"),
+        ({"version": "2.1.0\x1b[2J"}, "version", "printable"),
     ],
 )
 def test_a_wrong_event_is_named_with_its_index_and_nothing_is_logged(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from shadow_mlops.domain.events import EVENTS, Span, Status, results_stream
 from shadow_mlops.durable import replace_durably
@@ -16,7 +17,7 @@ from shadow_mlops.monitor.publishing import accounting
 from shadow_mlops.monitor.repeats import RepeatedIds
 from shadow_mlops.monitor.sampleindex import SampleIndex
 from shadow_mlops.monitor.state import MonitorState, read_state
-from shadowing import RESULTS, events, results
+from shadowing import RESULTS, SCHEMA, events, results
 
 P, T, E, U = Status.PAIRED, Status.TIMED_OUT, Status.ERRORED, Status.UNSAMPLED
 
@@ -164,6 +165,23 @@ def test_what_is_published_has_the_contract_s_names(books: Books) -> None:
         "lag_events": 0, "lag_seconds": 0.0,
     }  # fmt: skip
     assert books.ledger.state.versions == {"champion-1": 2, "c-1": 1}
+
+
+def test_versions_that_nobody_registered_are_counted_up_to_a_bound_and_registered_ones_always(books: Books) -> None:
+    for number in range(1100):
+        foreign = msgspec.structs.replace(SCHEMA, version=f"build-{number}", registry_version="")
+        books.gateway.append(events([0] * 2, schema=foreign))
+    segment, _ = books.gateway.append(events([0]))
+    books.challenger.append(results([Span(segment, 0, 2, 2)], [P, P]))
+    with capture_logs() as logs:
+        books.read()
+        books.restart()
+        books.read()
+    versions = books.ledger.state.versions
+    assert len(versions) == 1003
+    assert versions["build-0"] == versions["build-999"] == 2
+    assert (versions["__other__"], versions["champion-1"], versions["c-1"]) == (200, 1, 2)
+    assert [each["first"] for each in logs if "too many versions" in each["event"]] == ["build-1000"]
 
 
 def test_repeated_request_ids_are_counted_within_a_bounded_window() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from shadow_mlops.models.serving import SERVING, read_serving
 
 _AHEAD_US = 86_400_000_000  # clocks differ; an event of next week would be the newest for a week
 _LARGEST_LATENCY = 2**32 - 1
-_MOST_VERSIONS = 1000  # whose schemas are remembered: clients name them
+# Clients name versions, and each is a schema in every snapshot of the lake, and one more champion to compare with. Who
+# reports more has put a time or a request id there.
+_MOST_VERSIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Checker:
         self._deployment = deployment
         self._mark: tuple[int, int, int] | None = None
         self._accepted: Accepted | None = None
+        self._foreign: set[str] = set()
+        """Versions of accepted events that no alias named."""
 
     @property
     def accepted(self) -> Accepted:
@@ -122,9 +126,11 @@ class Checker:
                 scores.append(scores_of(event, self._schema(accepted, event.version)))
             except ScoresError as error:
                 problems.append(Problem(error.field, str(error), index))
+        problems += self._wrong_versions(accepted, versions)
         if problems:
             problems.sort(key=lambda problem: problem.index or 0)
             raise InvalidFieldsError("the events are invalid; none of them was accepted", problems)
+        self._foreign |= versions.keys() - accepted.cards.keys()
         found = accepted.fields.entities_of(values)
         entities = [
             inside if each.entity is None else str(each.entity) for each, inside in zip(events, found, strict=True)
@@ -149,6 +155,23 @@ class Checker:
                 )
             )
         return batches
+
+    def _wrong_versions(self, accepted: Accepted, versions: Mapping[str, Sequence[int]]) -> list[Problem]:
+        """Problems of versions, each told of its first event."""
+        new = [version for version in versions if version not in accepted.cards and version not in self._foreign]
+        problems = [
+            Problem("version", "must have printable characters only", versions[version][0])
+            for version in new
+            if not version.isprintable()
+        ]
+        room = max(_MOST_VERSIONS - len(self._foreign), 0)
+        if len(new) > room:
+            problem = (
+                f"is one more than {_MOST_VERSIONS} that no alias names: it must be the model's, and not change with"
+                " each request; a restart of the console forgets them"
+            )
+            problems.append(Problem("version", problem, versions[new[room]][0]))
+        return problems
 
     def _schema(self, accepted: Accepted, version: str) -> EventSchema:
         schema = accepted.schemas.get(version)

@@ -139,7 +139,7 @@ def _structured(event: Any, size: int, index: int | None) -> InferenceEvent:
         data=data,
         size=size,
         time=envelope.time if envelope.time is not None and envelope.time.tzinfo is not None else None,
-        version=envelope.modelversion[:200],
+        version=envelope.modelversion,
     )
 
 

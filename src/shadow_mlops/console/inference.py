@@ -56,7 +56,7 @@ def reported(pair: Pair, champion: ModelCard, *, most_rows: int) -> list[Reporte
             "request_id": request.id if len(rows) == 1 else f"{request.id}-{index}",
             "time": request.time or response.time,
             "features": features,
-            "version": version[:200],
+            "version": version,
             "latency_ms": latency,
             **_answer(answer, champion),
         }

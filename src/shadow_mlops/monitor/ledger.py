@@ -19,6 +19,9 @@ from shadow_mlops.monitor.state import AccountState, Coverage, MonitorState, Seg
 log = structlog.get_logger()
 
 _ROWS = 65_536
+OTHER_VERSIONS = "__other__"
+"""Predictions of versions that nobody registered, beyond those that are counted each by itself."""
+_MOST_VERSIONS = 1000  # who reports events names their versions, and each is a series of metrics for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Ledger:
         self._indexes: dict[int, SampleIndex] = {}
         self._repeats = RepeatedIds()
         self._unbalanced: dict[str, int] = {}
+        self._crowded = False
         self._open_events()
 
     def read(self) -> None:
@@ -193,7 +197,7 @@ class Ledger:
     def _count_events(self, batch: EventBatch) -> None:
         self.state.events += len(batch)
         self._add_rows(EVENTS, len(batch))
-        self._add_version(batch.schema.version, len(batch))
+        self._add_version(batch.schema.version, len(batch), registered=bool(batch.schema.registry_version))
         self.state.repeated += self._repeats.count(batch.request_ids)
 
     def _count_outcomes(self) -> None:
@@ -211,7 +215,7 @@ class Ledger:
         for problem in enter(account, results, self.state.segments, self._indexes):
             self._contradiction(results.challenger, problem)
         account.seen_at = self._now()
-        self._add_version(results.version, results.counts[Status.PAIRED])
+        self._add_version(results.version, results.counts[Status.PAIRED], registered=True)
         references = self.state.references.setdefault(RESULTS_PREFIX + results.challenger, {})
         known = references.setdefault(results.segment, [])
         known += sorted({span.segment for span in results.spans} - set(known))
@@ -233,8 +237,14 @@ class Ledger:
     def _add_rows(self, stream: Stream, count: int) -> None:
         self.state.rows[stream] = self.state.rows.get(stream, 0) + count
 
-    def _add_version(self, version: str, count: int) -> None:
-        self.state.versions[version] = self.state.versions.get(version, 0) + count
+    def _add_version(self, version: str, count: int, *, registered: bool) -> None:
+        versions = self.state.versions
+        if not registered and version not in versions and len(versions) >= _MOST_VERSIONS:
+            if not self._crowded:
+                log.warning("too many versions, further ones are counted as one", first=version, label=OTHER_VERSIONS)
+            self._crowded = True
+            version = OTHER_VERSIONS
+        versions[version] = versions.get(version, 0) + count
 
 
 def _all_of(tail: Tail) -> Iterable[Frame | Gone]:

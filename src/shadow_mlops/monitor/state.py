@@ -52,7 +52,7 @@ class MonitorState(msgspec.Struct):
     rows: dict[str, int] = {}
     """Stream -> rows ever counted."""
     versions: dict[str, int] = {}
-    """Model version -> predictions, as champion or as challenger."""
+    """Model version -> predictions, as champion or as challenger; of unregistered ones too many: as ``__other__``."""
     segments: dict[int, SegmentState] = {}
     positions: dict[str, dict[int, int]] = {}
     """Stream -> segment -> rows, for every stream but the events (whose position ``segments`` holds)."""
