@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 import planted_challenger as planted
+from shadow_mlops.challenger import championside
+from shadow_mlops.challenger.championside import ChampionSide
 from shadow_mlops.challenger.consumer import Consumer, Policy
 from shadow_mlops.challenger.reporting import Heartbeat, Reporter
 from shadow_mlops.challenger.scorer import Limits, ScorerProcess
@@ -22,7 +24,7 @@ from shadow_mlops.domain.errors import AppendError
 from shadow_mlops.domain.events import EVENTS, Status, results_stream
 from shadow_mlops.eventlog.memory import MemoryLog
 from shadow_mlops.telemetry.metrics import open_metrics
-from shadowing import counted, event_rows, events, fates, result_frames
+from shadowing import SCHEMA, counted, event_rows, events, fates, result_frames
 
 
 class Bench:
@@ -33,6 +35,7 @@ class Bench:
         self.log = MemoryLog()
         self.appender = self.log.appender(EVENTS, writer="gateway-0")
         self.wanted: Path | None = planted.prepare(folder / "models")
+        self.champion: Path | None = None
         self.stop = False
         self.metrics = open_metrics()
         self.batch_seconds = 0.5
@@ -48,6 +51,7 @@ class Bench:
             self.log,
             self.policy,
             seat=Seat(self._start, replaced=reporter.replaced),
+            champion=ChampionSide(Seat(self._start, replaced=reporter.replaced), lambda: self.champion),
             reporter=reporter,
             wanted=lambda: self.wanted,
             stopping=lambda: self.stop,
@@ -388,3 +392,42 @@ def test_results_are_counted_by_fate_and_the_heartbeat_tells_version_and_lag(ben
     assert bench.heartbeat().lag_seconds == 0
     bench.stop = False
     assert results_stream("c") in bench.log.streams()
+
+
+def test_what_this_challenger_answered_in_a_canary_step_the_champion_shadows(bench: Bench) -> None:
+    bench.champion = planted.prepare(bench.folder / "models", "0.9")
+    canary = msgspec.structs.replace(SCHEMA, model="planted", version="1.0", role="challenger")
+    other = msgspec.structs.replace(canary, version="7.0")  # another challenger's canary: that one's business
+    consumer = bench.consumer()
+    for first in range(0, 60, 3):
+        bench.send(*[first / 100, first / 100 + 0.001])
+        bench.appender.append(events([first / 100 + 0.002], schema=canary))
+        bench.appender.append(events([first / 100 + 0.003], schema=other))
+    bench.work(consumer)
+    assert counted(bench.log, "c") == {"paired": 80}
+    by = {False: [], True: []}
+    for batch in result_frames(bench.log, "c"):
+        assert batch.schema.version == ("0.9" if batch.schema.swapped else "1.0")
+        by[batch.schema.swapped] += batch.scores[:, 1].tolist()
+    assert sorted(by[True]) == pytest.approx([first / 100 + 0.002 for first in range(0, 60, 3)])
+    assert len(by[False]) == 60
+    assert len(bench.started) == 2
+
+
+def test_the_champions_scorer_is_only_taken_for_a_canary_and_given_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.champion = planted.prepare(bench.folder / "models", "0.9")
+    consumer = bench.consumer()
+    bench.send(0.5)
+    bench.work(consumer)
+    assert len(bench.started) == 1
+    canary = msgspec.structs.replace(SCHEMA, model="planted", version="1.0", role="challenger")
+    bench.appender.append(events([0.25], schema=canary))
+    bench.work(consumer)
+    assert len(bench.started) == 2
+    monkeypatch.setattr(championside, "_IDLE", 0.0)
+    bench.work(consumer, lambda: not psutil.pid_exists(bench.started[1].pid))
+    bench.send(0.5)
+    bench.work(consumer)
+    assert counted(bench.log, "c") == {"paired": 3}

@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 import planted_challenger as planted
 from modelsamples import NUMBERS, STRINGS, register_sample, registry_in, rows
+from shadow_mlops.challenger.championside import ChampionSide
 from shadow_mlops.challenger.consumer import Consumer, Policy
 from shadow_mlops.challenger.coverage import Coverage
 from shadow_mlops.challenger.recovery import recover_position
@@ -541,6 +542,9 @@ def test_a_real_model_gives_what_it_gave_live(tmp_path: Path) -> None:
         live,
         Policy("churn", "challenger", batch_rows=64, max_lag=10**6),
         seat=Seat(lambda path: ScorerProcess(path, limits=limits), replaced=lambda _: None),
+        champion=ChampionSide(
+            Seat(lambda path: ScorerProcess(path, limits=limits), replaced=lambda _: None), lambda: None
+        ),
         reporter=Reporter(tmp_path / "beat.json", open_metrics(), challenger="challenger"),
         wanted=lambda: directory,
         stopping=lambda: False,

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import structlog
 
+from shadow_mlops.challenger.championside import ChampionSide, first_run
 from shadow_mlops.challenger.recovery import recover_position
 from shadow_mlops.challenger.reporting import Reporter
 from shadow_mlops.challenger.scoring import result_schema, score_events, shed
@@ -49,6 +51,8 @@ class Consumer:
 
     Parameters
     ----------
+    seat, champion
+        Scorers of this challenger, and of the champion for what this challenger answered itself.
     wanted
         Says which prepared directory the challenger's alias names now; None: the alias is gone.
     stopping
@@ -61,12 +65,14 @@ class Consumer:
         policy: Policy,
         *,
         seat: Seat,
+        champion: ChampionSide,
         reporter: Reporter,
         wanted: Callable[[], Path | None],
         stopping: Callable[[], bool],
     ) -> None:
         self._policy = policy
         self._seat = seat
+        self._champion = champion
         self._reporter = reporter
         self._wanted = wanted
         self._stopping = stopping
@@ -100,6 +106,7 @@ class Consumer:
         if self._card is None:
             return False
         ready = self._seat.tend()
+        self._champion.release()
         if not self._held:
             self._held = self._take(ready=ready)
             for item in self._held:
@@ -108,12 +115,13 @@ class Consumer:
                     break
         if not self._held:
             return False
-        batch = self._results(self._held)
+        run, rest, swapped = first_run(self._held, self._card)
+        batch = self._champion_results(run) if swapped else self._results(run)
         if batch is None or not self._append(batch):
             return False
         self._passed = {}
         self._reporter.recorded(batch)
-        self._held = []
+        self._held = rest
         return True
 
     def follow(self) -> None:
@@ -154,6 +162,7 @@ class Consumer:
     def close(self) -> None:
         """End the scorer and seal the results."""
         self._seat.close()
+        self._champion.close()
         self._tail.close()
         self._appender.close()
 
@@ -176,11 +185,25 @@ class Consumer:
             return shed(missed, self._schema(card)) if card is not None else None
         if card is None:
             return None
+        return self._scored(items, self._seat, card, self._schema(card))
+
+    def _champion_results(self, items: Sequence[Frame | Gone | Skipped]) -> ResultBatch | None:
+        """What the champion makes of events that this challenger has answered; None while its scorer is not ready."""
+        self._champion.follow()
+        ready = self._champion.seat.tend()
+        card = self._champion.seat.card
+        if not ready or card is None:
+            return None
+        return self._scored(items, self._champion.seat, card, msgspec.structs.replace(self._schema(card), swapped=True))
+
+    def _scored(
+        self, items: Sequence[Frame | Gone | Skipped], seat: Seat, card: ModelCard, schema: ResultSchema
+    ) -> ResultBatch | None:
         return score_events(
             items,
-            partial(self._seat.score, card=card, give_up=self._give_up, interrupted=self._interrupted),
+            partial(seat.score, card=card, give_up=self._give_up, interrupted=self._interrupted),
             signature=card.signature,
-            schema=self._schema(card),
+            schema=schema,
             batch_rows=self._policy.batch_rows,
         )
 

@@ -80,7 +80,8 @@ SELECT a.* EXCLUDE (decision),
     CASE WHEN a.swapped THEN p.champion_scores ELSE p.scores END AS challenger_scores
 FROM asked a
 LEFT JOIN fates f ON f.segment = a.segment AND f.row = a.row
-    AND f.version = CASE WHEN a.swapped THEN $champion ELSE $challenger END
+    AND (f.version = CASE WHEN a.swapped THEN $champion ELSE $challenger END
+        OR f.status = 'shed' AND f.version = $challenger)  -- who was to shadow what was shed, nobody has looked at
 LEFT JOIN truths t ON t.segment = a.segment AND t.row = a.row
 LEFT JOIN matured p ON p.segment = a.segment AND p.row = a.row AND p.version = f.version
 ORDER BY a.boot, a.monotonic_ns, a.segment, a.row

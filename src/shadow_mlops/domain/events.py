@@ -118,6 +118,8 @@ class ResultSchema(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     registry_version: str
     outputs: tuple[str, ...]
+    swapped: bool = False
+    """True: the challenger had answered, in a canary step, and this is the champion, which shadowed it."""
 
 
 class OutcomeSchema(msgspec.Struct, frozen=True, kw_only=True):

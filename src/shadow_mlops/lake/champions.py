@@ -192,6 +192,7 @@ def _results(stored: Candidates, found: pa.Table, schemas: Mapping[str, EventSch
         "monotonic_ns": stored.times,
         "result_segment": stored.frame_segments,
         "result_row": stored.frame_rows,
+        "swapped": pa.repeat(schema.swapped, n),
     }
     return pa.table({name: columns[name] for name in RESULTS.names}).cast(RESULTS)
 

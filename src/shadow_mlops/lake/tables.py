@@ -61,6 +61,8 @@ RESULTS = pa.schema(
         *_ORDER,  # of the result frame
         ("result_segment", pa.int64()),
         ("result_row", pa.int32()),
+        # true: the challenger had answered, in a canary step, and the sides are swapped; null in older rows: false
+        ("swapped", pa.bool_()),
     ]
 )
 OUTCOMES = pa.schema(

@@ -21,6 +21,8 @@ class Results:
     segment: int
     """Result segment that holds the frame."""
     version: str
+    swapped: bool
+    """The version is the champion's, which shadowed this challenger's answers in a canary step."""
     spans: tuple[Span, ...]
     counts: tuple[int, ...]
     """Rows by :class:`~shadow_mlops.domain.events.Status`."""
@@ -29,7 +31,14 @@ class Results:
     def of(cls, challenger: str, segment: int, batch: ResultBatch) -> Results:
         """Count a frame's statuses."""
         counts = np.bincount(batch.statuses, minlength=len(Status))
-        return cls(challenger, segment, batch.schema.version, tuple(batch.spans), tuple(counts.tolist()))
+        return cls(
+            challenger,
+            segment,
+            batch.schema.version,
+            batch.schema.swapped,
+            tuple(batch.spans),
+            tuple(counts.tolist()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,8 @@ def enter(
     list of str
         Contradictions between its spans and the events: rows covered twice, passed over, miscounted.
     """
-    account.version = results.version
+    if not results.swapped:
+        account.version = results.version
     account.paired += results.counts[Status.PAIRED]
     account.timed_out += results.counts[Status.TIMED_OUT]
     account.errored += results.counts[Status.ERRORED]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from shadow_mlops.challenger.championside import ChampionSide
 from shadow_mlops.challenger.consumer import Consumer, Policy
 from shadow_mlops.challenger.priority import run_when_idle
 from shadow_mlops.challenger.reporting import Reporter
@@ -61,10 +62,10 @@ def run(settings: Settings, name: str, *, parent: int | None = None, loader: str
             load_seconds=_LOAD_SECONDS,
             memory_bytes=settings.challenger_memory_mb * 2**20,
         )
-        seat = Seat(
-            lambda directory: ScorerProcess(directory, limits=limits, loader=loader),
-            replaced=reporter.replaced,
-        )
+
+        def start(directory: Path) -> ScorerProcess:
+            return ScorerProcess(directory, limits=limits, loader=loader)
+
         policy = Policy(
             deployment=deployment.name,
             challenger=name,
@@ -77,10 +78,15 @@ def run(settings: Settings, name: str, *, parent: int | None = None, loader: str
             directory = serving.challengers.get(name) if serving is not None else None
             return settings.data_dir / directory if directory is not None else None
 
+        def champion() -> Path | None:
+            serving = read_serving(settings.data_dir / "serving.json")
+            return settings.data_dir / serving.champion if serving is not None else None
+
         consumer = Consumer(
             open_log(settings, deployment),
             policy,
-            seat=seat,
+            seat=Seat(start, replaced=reporter.replaced),
+            champion=ChampionSide(Seat(start, replaced=reporter.replaced), champion),
             reporter=reporter,
             wanted=wanted,
             stopping=lifetime.ending,
