@@ -99,6 +99,60 @@ def test_a_challenger_that_no_longer_runs_owes_nothing_after_its_last():
     assert lines(rows)["v3"].pending == 7
 
 
+def named(rows: Rows, **options) -> dict[tuple[str, str | None], Account]:
+    with rows.connection() as connection:
+        found = compare_tables(connection, rows.schemas, **options)
+    return {(challenger.name, challenger.version): challenger.accounting for challenger in found.challengers}
+
+
+def renamed() -> Rows:
+    """v2 runs as ``b`` beside v1 as ``a``; then v2 becomes ``a``, and ``b`` ends."""
+    rows = Rows()
+    rows.answer(np.full(12, 0.5))
+    rows.shadow(np.full(3, 0.5), version="v2", name="replay", replayed=True)
+    rows.shadow(np.full(5, 0.5), version="v1", name="a", first=1)
+    rows.shadow(np.full(2, 0.5), version="v2", name="b", first=3)
+    rows.shadow([0.0], version="v2", name="b", first=5, status="timed_out")
+    rows.shadow(np.full(4, 0.5), version="v2", name="a", first=6)
+    return rows
+
+
+def test_a_version_that_changes_its_name_has_an_account_under_each():
+    running = Book(version="v2", sampled=12, paired=9, timed_out=0, shed=0, errored=0, pending=3)
+    found = named(renamed(), books={"a": running})
+    assert found == {
+        ("a", "v1"): Account(sampled=5, paired=5, timed_out=0, shed=0, errored=0, pending=0),
+        ("a", "v2"): Account(sampled=9, paired=7, timed_out=0, shed=0, errored=0, pending=2),
+        ("b", "v2"): Account(sampled=3, paired=2, timed_out=1, shed=0, errored=0, pending=0),
+    }
+
+
+def test_a_version_under_two_names_at_once_is_accounted_for_by_each_and_counted_once():
+    rows = Rows()
+    rows.answer(np.full(9, 0.5))
+    for number in range(7):  # the lake keeps the result of whoever was first
+        rows.shadow([0.5], name="a" if number % 3 else "b", first=number)
+    found = named(rows)
+    assert found == {
+        ("a", "v2"): Account(sampled=6, paired=4, timed_out=0, shed=0, errored=0, pending=2),
+        ("b", "v2"): Account(sampled=5, paired=3, timed_out=0, shed=0, errored=0, pending=2),
+    }
+    with rows.connection() as connection:
+        whole = compare_tables(connection, rows.schemas)
+    assert (whole.pairs, whole.agreement) == (7, 1.0)
+    assert [(each.name, each.pairs) for each in whole.challengers] == [("a", 7), ("b", 7)]
+
+
+def test_a_name_whose_every_result_came_second_is_told_with_its_own_account():
+    rows = Rows()
+    rows.answer(np.full(4, 0.5))
+    rows.shadow(np.full(4, 0.5), name="a")
+    first = Book(version="v2", sampled=4, paired=4, timed_out=0, shed=0, errored=0, pending=0)
+    second = Book(version="v2", sampled=4, paired=1, timed_out=0, shed=1, errored=0, pending=2)
+    found = named(rows, books={"a": first, "b": second})
+    assert {name: account.pending for (name, _), account in found.items()} == {"a": 0, "b": 2}
+
+
 def test_a_result_that_no_sampled_event_has_asked_for_does_not_add_up():
     rows = Rows()
     rows.answer(np.full(5, 0.5))

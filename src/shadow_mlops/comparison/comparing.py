@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from shadow_mlops.comparison.accounts import Book, Line, accounts, duties, read_books
+from shadow_mlops.comparison.accounts import Book, Line, accounts, duties, owners_of, read_books
 from shadow_mlops.comparison.auc import BINS
 from shadow_mlops.comparison.labelled import labelled
 from shadow_mlops.comparison.report import Against, Challenger, Comparison, ScoreDifference, Side
@@ -108,13 +108,23 @@ def compare_tables(
     if current is None and found:
         current = max(found, key=lambda group: group.last_us).champion_version
     found.sort(key=lambda group: -group.last_us)
-    entries = [(group.champion_version, _challenger(connection, group, lines, exact=exact)) for group in found]
-    shown = {group.version for group in found}
+    owners = owners_of(owed)
+    written = {(name, group.version) for group in found for name in _names(group, owners)}
+    entries: list[tuple[str | None, Challenger]] = []
+    shown: set[tuple[str, str | None]] = set()
+    for group in found:
+        own = [lines[name, group.version] for name in sorted(_names(group, owners))]
+        if group.champion_version == current and not group.only_replayed:
+            # Of a version that runs under two names the lake may have nothing that the second wrote.
+            others = (line for who, line in lines.items() if who not in written and line.account.sampled)
+            own += [line for line in others if line.version == group.version]
+        entries += [(group.champion_version, each) for each in _challengers(connection, group, own, exact=exact)]
+        shown |= {(line.name, line.version) for line in own}
     task: Task = next((schema.task for schema in schemas.values() if schema.version == current), "binary")
     entries += [
         (current, _idle(line, task, current))
-        for line in lines.values()
-        if line.version not in shown and line.current and line.account.sampled
+        for who, line in lines.items()
+        if who not in shown and line.current and line.account.sampled
     ]
     now = _against(current, entries)
     earlier = dict.fromkeys(version for version, _ in entries if version != current)
@@ -142,29 +152,37 @@ def _prepare(connection: Any, schemas: Mapping[str, EventSchema], window: Window
     window.open(connection)
 
 
-def _challenger(connection: Any, group: Group, lines: Mapping[str | None, Line], *, exact: bool) -> Challenger:
+def _names(group: Group, owners: Mapping[str, str]) -> set[str]:
+    """Names that a group's version ran under."""
+    return {owners[group.version] if tally.replayed else tally.challenger for tally in group.tallies}
+
+
+def _challengers(connection: Any, group: Group, lines: Sequence[Line], *, exact: bool) -> list[Challenger]:
+    """The version of a group, once for each name: the figures are the version's, the account is the name's."""
     same, apart = agreement(connection, group)
     own, champion = latencies(connection, group)
     measured = labelled(connection, group, exact=exact)
-    line = lines[group.version]
-    return Challenger(
-        name=line.name,
-        version=group.version,
-        task=group.task,
-        champion=Side(
-            version=group.champion_version, **msgspec.structs.asdict(measured.champion), **_latencies(champion)
-        ),
-        pairs=group.pairs,
-        labelled=measured.count,
-        label_coverage=measured.count / group.pairs if group.pairs else None,
-        replayed=sum(tally.n for tally in group.paired if tally.replayed),
-        agreement=same,
-        score_difference=apart,
-        prevalence=measured.prevalence,
-        accounting=line.account,
-        **msgspec.structs.asdict(measured.challenger),
-        **_latencies(own),
-    )
+    return [
+        Challenger(
+            name=line.name,
+            version=group.version,
+            task=group.task,
+            champion=Side(
+                version=group.champion_version, **msgspec.structs.asdict(measured.champion), **_latencies(champion)
+            ),
+            pairs=group.pairs,
+            labelled=measured.count,
+            label_coverage=measured.count / group.pairs if group.pairs else None,
+            replayed=sum(tally.n for tally in group.paired if tally.replayed),
+            agreement=same,
+            score_difference=apart,
+            prevalence=measured.prevalence,
+            accounting=line.account,
+            **msgspec.structs.asdict(measured.challenger),
+            **_latencies(own),
+        )
+        for line in lines
+    ]
 
 
 def _latencies(quantiles: Sequence[float | None]) -> dict[str, float | None]:
@@ -195,11 +213,12 @@ def _against(champion: str | None, entries: Sequence[tuple[str | None, Challenge
         (challenger for version, challenger in entries if version == champion),
         key=lambda challenger: (challenger.name == "replay", challenger.name),
     )
-    decided = [challenger for challenger in own if challenger.agreement is not None]
+    once = {each.version: each for each in sorted(own, key=lambda each: each.pairs)}.values()
+    decided = [challenger for challenger in once if challenger.agreement is not None]
     pairs = sum(challenger.pairs for challenger in decided)
     return Against(
-        pairs=sum(challenger.pairs for challenger in own),
-        labelled=sum(challenger.labelled for challenger in own),
+        pairs=sum(challenger.pairs for challenger in once),
+        labelled=sum(challenger.labelled for challenger in once),
         agreement=sum((challenger.agreement or 0.0) * challenger.pairs for challenger in decided) / pairs
         if pairs
         else None,

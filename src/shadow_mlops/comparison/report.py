@@ -62,10 +62,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Challenger(Side, frozen=True, kw_only=True):
-    """One challenger version against one champion version."""
+    """One challenger version against one champion version; once for each name that it ran under."""
 
     name: str
-    """Of the challenger that wrote the newest live results; ``replay`` for a version that was only replayed."""
+    """Of the challenger that ran it, ``replay`` for a version that was only replayed; ``accounting`` is of this name,
+    the other figures are the version's."""
     task: Task
     champion: Side
     """The champion on the very pairs that this challenger's figures are of."""
@@ -101,7 +102,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pairs: int
-    """With the current champion, summed over its challengers, as are ``labelled`` and ``agreement``."""
+    """With the current champion, summed over its challengers' versions, as are ``labelled`` and ``agreement``."""
     labelled: int
     agreement: float | None
     champion: Side

@@ -111,6 +111,11 @@ class Group:
         return [tally for tally in self.tallies if tally.status == "paired"]
 
     @property
+    def only_replayed(self) -> bool:
+        """Whether no challenger has written any of its rows."""
+        return all(tally.replayed for tally in self.tallies)
+
+    @property
     def pairs(self) -> int:
         """Rows that both sides have scored."""
         return sum(tally.n for tally in self.paired)
