@@ -127,6 +127,14 @@ class Registry:
         with _translated(f"tag {key!r} of model {name!r}"):
             client.set_registered_model_tag(name, key, value)
 
+    def delete_tag(self, name: str, key: str) -> None:
+        """Remove a tag of the registered model itself; one that is absent is no error."""
+        if key not in self.tags(name):
+            return
+        client = self._client()
+        with _translated(f"tag {key!r} of model {name!r}"):
+            client.delete_registered_model_tag(name, key)
+
     def names(self) -> list[str]:
         """All registered models, in alphabetical order."""
         client = self._client()

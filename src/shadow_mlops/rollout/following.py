@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -44,20 +45,27 @@ def await_followed(data_dir: Path, directory: Path, *, seconds: float) -> Follow
     seconds
         How long to wait at most.
     """
-    begun = time.monotonic()
     wanted = str(directory.relative_to(data_dir))
+    return await_agreed(data_dir, lambda serving: serving.champion == wanted, seconds=seconds)
+
+
+def await_agreed(data_dir: Path, agrees: Callable[[Serving], bool], *, seconds: float) -> Followed:
+    """Wait until what is published agrees with an order, and every worker of this host serves it."""
+    begun = time.monotonic()
     while True:
         gateway, serving = _gateway(data_dir), _serving(data_dir)
         passed = time.monotonic() - begun
         if gateway is None:
-            detail = "no gateway runs on this data directory; the next one starts with this champion"
+            detail = "no gateway runs on this data directory; the next one starts with this"
             return Followed(served=False, gateway=False, seconds=None, detail=detail)
-        if serving is not None and serving.champion == wanted and _all_serve(gateway, serving):
+        published = serving is not None and agrees(serving)
+        if published and serving is not None and _all_serve(gateway, serving):
             workers = len(gateway.generations)
             detail = f"served by {workers} {'worker' if workers == 1 else 'workers'} after {passed:.2f} s"
             return Followed(served=True, gateway=True, seconds=round(passed, 3), detail=detail)
         if passed >= seconds:
-            return Followed(served=False, gateway=True, seconds=None, detail=_why(gateway, serving, wanted, seconds))
+            why = _why(gateway, serving, seconds, published=published)
+            return Followed(served=False, gateway=True, seconds=None, detail=why)
         time.sleep(_POLL_SECONDS)
 
 
@@ -65,8 +73,8 @@ def _all_serve(gateway: _Gateway, serving: Serving) -> bool:
     return bool(gateway.generations) and min(gateway.generations.values()) >= serving.generation
 
 
-def _why(gateway: _Gateway, serving: Serving | None, wanted: str, seconds: float) -> str:
-    if serving is None or serving.champion != wanted:
+def _why(gateway: _Gateway, serving: Serving | None, seconds: float, *, published: bool) -> str:
+    if serving is None or not published:
         problems = "; ".join(serving.problems) if serving is not None else ""
         return f"not published within {seconds:g} s{': ' + problems if problems else ''}; see /health"
     behind = sorted(name for name, generation in gateway.generations.items() if generation < serving.generation)

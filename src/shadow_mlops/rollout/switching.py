@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,26 +15,21 @@ from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import (
     ConflictError,
     ModelError,
-    ModelNotFoundError,
-    ModelRefusedError,
     RegistryError,
-    StateError,
 )
 from shadow_mlops.models.foreign import RecentRows
 from shadow_mlops.models.preparation import no_traffic, prepared_directory
-from shadow_mlops.models.promoted import Promoted, card_mark, publish_promoted
 from shadow_mlops.models.registry import RegisteredVersion, Registry
 from shadow_mlops.models.resolver import CHAMPION
-from shadow_mlops.models.serving import SERVING, read_serving
 from shadow_mlops.rollout.aliases import PREVIOUS, Move, after_moves, alias_moves, challenger_roles
+from shadow_mlops.rollout.canary import Canaries
 from shadow_mlops.rollout.following import Followed, await_followed
+from shadow_mlops.rollout.orders import Orders
 from shadow_mlops.rollout.proving import prove
-from shadow_mlops.state import audit
 
 log = structlog.get_logger()
 
 Action: TypeAlias = Literal["promote", "rollback"]
-_REFUSALS = (ConflictError, ModelNotFoundError, ModelRefusedError)
 FOLLOW_SECONDS = 10.0
 
 
@@ -58,13 +52,6 @@ class Switch(msgspec.Struct, frozen=True, kw_only=True):
     roles: Status
     followed: Followed
     audit_id: int
-
-
-@dataclass(slots=True)
-class _Attempt:
-    number: int
-    from_version: str | None = None
-    to_version: str | None = None
 
 
 class Rollout:
@@ -104,12 +91,19 @@ class Rollout:
         self._registry = registry
         self._deployment = deployment
         self._data_dir = data_dir
-        self._state = state
-        self._alone = alone
-        self._pins = {role: version for role, version in pins.items() if version}
+        self._orders = Orders(state, deployment.name, data_dir=data_dir, alone=alone, pins=pins)
         self._allow_pickle = allow_pickle
         self._recent_rows = recent_rows
         self._follow_seconds = follow_seconds
+        self.canaries = Canaries(
+            registry,
+            deployment,
+            orders=self._orders,
+            data_dir=data_dir,
+            allow_pickle=allow_pickle,
+            recent_rows=recent_rows,
+            follow_seconds=follow_seconds,
+        )
 
     def status(self) -> Status:
         """Who plays which role now.
@@ -153,7 +147,9 @@ class Rollout:
         return self._switch("promote", wanted, to=version, who=who, reason=reason, details=details)
 
     def rollback(self, *, who: str, reason: str = "", details: Mapping[str, Any] | None = None) -> Switch:
-        """Make the version with the alias ``previous`` champion again; the one that was champion becomes ``previous``.
+        """Take back the last step: end a canary that is under way, else make the version before the champion champion.
+
+        The latter has the alias ``previous``; the one that was champion takes that over.
 
         Raises
         ------
@@ -162,6 +158,8 @@ class Rollout:
         ModelNotFoundError, ModelRefusedError, RegistryError, UnavailableError, StateError
             As :meth:`promote`.
         """
+        if self.canaries.tag() is not None:
+            return self._aborted(who=who, reason=reason, details=details)
 
         def wanted(aliases: Mapping[str, str]) -> RegisteredVersion:
             name, number = self._deployment.name, aliases.get(PREVIOUS)
@@ -186,8 +184,7 @@ class Rollout:
         details: Mapping[str, Any] | None,
     ) -> Switch:
         name = self._deployment.name
-        with self._recorded(action, to=to, who=who, reason=reason, details=details) as attempt, self._alone():
-            self._refuse_pinned()
+        with self._orders.recorded(action, to=to, who=who, reason=reason, details=details) as attempt:
             aliases = self._registry.aliases(name)
             humans = {version.number: version.human for version in self._registry.versions(name)}
             attempt.from_version = humans.get(aliases.get(CHAMPION, ""))
@@ -198,11 +195,13 @@ class Rollout:
             self._prove(version, in_force_suffices=action == "rollback")
             moves = self._moves(aliases, version)
             self._write(aliases, moves)
-            self._nudge(version.number)
+            if self.canaries.tag() is not None:
+                self.canaries.forget()
+            self._orders.nudge(version.number)
         log.info("champion switched", action=action, model=name, to=version.human, before=attempt.from_version, who=who)
         directory = prepared_directory(self._data_dir, name, version.number)
         followed = await_followed(self._data_dir, directory, seconds=self._follow_seconds)
-        self._note(attempt, followed)
+        self._orders.note(attempt, followed)
         return Switch(
             action=action,
             from_version=attempt.from_version,
@@ -212,60 +211,17 @@ class Rollout:
             audit_id=attempt.number,
         )
 
-    @contextmanager
-    def _recorded(
-        self, action: Action, *, to: str | None, who: str, reason: str, details: Mapping[str, Any] | None
-    ) -> Iterator[_Attempt]:
-        number = audit.record(
-            self._state,
-            action=action,
-            who=who,
-            model=self._deployment.name,
-            to_version=to,
-            reason=reason,
-            details=details,
+    def _aborted(self, *, who: str, reason: str, details: Mapping[str, Any] | None) -> Switch:
+        canary, roles = self.canaries.status(), self.status()
+        change = self.canaries.abort(who=who, reason=reason, details=details)
+        return Switch(
+            action="rollback",
+            from_version=canary.version if canary is not None else None,
+            to_version=roles.champion or "",
+            roles=roles,
+            followed=change.followed,
+            audit_id=change.audit_id,
         )
-        attempt = _Attempt(number)
-        try:
-            yield attempt
-        except BaseException as error:
-            outcome: audit.Outcome = "refused" if isinstance(error, _REFUSALS) else "failed"
-            log.warning("no switch", action=action, outcome=outcome, who=who, problem=str(error))
-            self._conclude(attempt, outcome, {"problem": str(error) or type(error).__name__})
-            raise
-        self._conclude(attempt, "done", {})
-
-    def _conclude(self, attempt: _Attempt, outcome: audit.Outcome, details: Mapping[str, Any]) -> None:
-        try:
-            audit.conclude(
-                self._state,
-                attempt.number,
-                outcome=outcome,
-                from_version=attempt.from_version,
-                to_version=attempt.to_version,
-                details=details,
-            )
-        except StateError as error:  # what was done is done; the entry says `started`
-            log.error("the audit entry is not concluded", entry=attempt.number, outcome=outcome, reason=str(error))
-
-    def _note(self, attempt: _Attempt, followed: Followed) -> None:
-        self._conclude(attempt, "done", {"served": followed.served, "served_seconds": followed.seconds})
-
-    def _refuse_pinned(self) -> None:
-        if self._pins:
-            pins = ", ".join(f"{role} to {version}" for role, version in self._pins.items())
-            raise ConflictError(
-                f"settings pin the {pins}: unset MODEL_CHAMPION_VERSION and MODEL_CHALLENGER_VERSION, and restart"
-            )
-        try:
-            serving = read_serving(self._data_dir / SERVING)
-        except ModelError:
-            return  # damaged: the resolver writes it anew
-        if serving is not None and serving.pinned:
-            raise ConflictError(
-                f"the running gateway has pinned the {' and the '.join(serving.pinned)} by its settings:"
-                " unset MODEL_CHAMPION_VERSION and MODEL_CHALLENGER_VERSION there, and restart it"
-            )
 
     def _prove(self, version: RegisteredVersion, *, in_force_suffices: bool) -> None:
         prove(
@@ -310,13 +266,6 @@ class Rollout:
             self._registry.delete_alias(name, move.alias)
         else:
             self._registry.set_alias(name, move.alias, move.number)
-
-    def _nudge(self, number: str) -> None:
-        mark = card_mark(prepared_directory(self._data_dir, self._deployment.name, number))
-        try:
-            publish_promoted(self._data_dir, Promoted(number=number, card=mark or ""))
-        except ModelError as error:
-            log.warning("the resolver is not told, it looks each second", reason=str(error))
 
     def _roles(self, aliases: Mapping[str, str], humans: Mapping[str, str]) -> Status:
         def human(alias: str) -> str | None:
