@@ -224,6 +224,33 @@ def test_a_challenger_that_lacks_a_class_gave_it_nothing():
     assert entry.score_difference.mean_absolute == pytest.approx(0.2)
 
 
+def test_classes_that_are_spelled_differently_are_the_same_class():
+    champion, challenger = [[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], [[0.4, 0.3, 0.3], [0.1, 0.3, 0.6]]
+    found = []
+    for outputs in (["0", "1", "2"], ["0.0", "1.0", "2.0"], ["2.0", "true", "False"]):
+        rows = Rows()
+        rows.answer(champion, schema("multiclass", ["0", "1", "2"]))
+        own = [row[::-1] for row in challenger] if outputs[0] == "2.0" else challenger
+        rows.shadow(own, outputs=outputs, outcomes=["0", "2"])
+        found.append(only(compared(rows, exact=True)))
+    plain, *spelled = found
+    assert plain.score_difference.mean_absolute == pytest.approx(0.1)
+    for entry in spelled:
+        assert entry.score_difference.mean_absolute == pytest.approx(0.1)
+        assert entry.score_difference.largest == pytest.approx(0.1)
+        assert (entry.agreement, entry.accuracy) == (plain.agreement, plain.accuracy)
+        assert entry.log_loss == pytest.approx(plain.log_loss)
+        assert entry.brier == pytest.approx(plain.brier)
+        assert entry.auc == pytest.approx(plain.auc)
+
+
+def test_classes_that_only_their_spelling_tells_apart_are_two():
+    rows = Rows()
+    rows.answer([[0.5, 0.5, 0.0]], schema("multiclass", ["1", "1.0", "2"]))
+    rows.shadow([[0.2, 0.5, 0.3]], outputs=["1.0", "1", "2"])
+    assert only(compared(rows)).score_difference.largest == pytest.approx(0.3)
+
+
 def test_regression_figures_are_those_of_scikit_learn():
     rng = np.random.default_rng(7)
     truth = rng.normal(1e6, 30, 300)

@@ -25,13 +25,24 @@ FROM rows r LEFT JOIN event_schemas s ON s.hash = r.schema
 GROUP BY ALL
 """
 
+# Classes are the same by name, or else by label: one model's 1 is another's 1.0.
 _CLASS_TALLY = """
-WITH aligned AS (
-    SELECT plain_label(r.label) = plain_label(r.champion_label) AS agreed, r.champion_scores AS champion,
-        list_transform(s.outputs, lambda name: coalesce(r.scores[list_position(r.outputs, name)], 0.0)) AS challenger,
-        list_sum(r.scores) AS mass
-    FROM spanned_results r JOIN event_schemas s ON s.hash = r.schema
-    WHERE r.status = 'paired' AND r.version = $version AND r.champion_version = $champion_version
+WITH paired AS (
+    SELECT schema, outputs, label, scores, champion_label, champion_scores FROM spanned_results
+    WHERE status = 'paired' AND version = $version AND champion_version = $champion_version
+), kinds AS (
+    SELECT DISTINCT p.schema, p.outputs, s.outputs AS named,
+        list_transform(p.outputs, lambda name: plain_label(name)) AS plain
+    FROM paired p JOIN event_schemas s ON s.hash = p.schema
+), placed AS (
+    SELECT schema, outputs, list_transform(named, lambda name:
+        coalesce(list_position(outputs, name), list_position(plain, plain_label(name)))) AS places
+    FROM kinds
+), aligned AS (
+    SELECT plain_label(p.label) = plain_label(p.champion_label) AS agreed, p.champion_scores AS champion,
+        list_transform(k.places, lambda place: coalesce(p.scores[place], 0.0)) AS challenger,
+        list_sum(p.scores) AS mass
+    FROM paired p JOIN placed k ON k.schema = p.schema AND k.outputs = p.outputs
 ), apart AS (
     SELECT agreed, (list_sum(list_transform(list_zip(champion, challenger), lambda pair: abs(pair[1] - pair[2])))
         + greatest(mass - list_sum(challenger), 0)) / 2 AS distance
