@@ -88,6 +88,14 @@ GATE_SPENT = Table(
     Column("purpose", String(10), primary_key=True),
     Column("entity", LargeBinary(16), primary_key=True),  # hash
 )
+CANARY_STEPS = Table(
+    "shadow_canary_steps",
+    METADATA,
+    Column("rollout", String(64), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("next_cohort", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),  # JSON object
+)
 EVIDENCE = Table(
     "shadow_evidence",
     METADATA,

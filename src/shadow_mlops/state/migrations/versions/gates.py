@@ -1,4 +1,4 @@
-"""Gates, the entities that they have spent, and the evidence of their decisions."""
+"""Gates, the entities that they have spent, canary steps, and the evidence of decisions."""
 
 from __future__ import annotations
 
@@ -37,6 +37,13 @@ def upgrade() -> None:
         sa.Column("entity", sa.LargeBinary(16), primary_key=True),
     )
     op.create_table(
+        "shadow_canary_steps",
+        sa.Column("rollout", sa.String(64), primary_key=True),
+        sa.Column("step", sa.Integer, primary_key=True),
+        sa.Column("next_cohort", sa.BigInteger, nullable=False),
+        sa.Column("state", sa.Text, nullable=False),
+    )
+    op.create_table(
         "shadow_evidence",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
         sa.Column("key", sa.String(16), nullable=False, unique=True),
@@ -50,5 +57,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Remove them."""
     op.drop_table("shadow_evidence")
+    op.drop_table("shadow_canary_steps")
     op.drop_table("shadow_gate_spent")
     op.drop_table("shadow_gates")
