@@ -12,7 +12,7 @@ import pytest
 from sklearn import metrics
 from tests.lakerows import START_US, Rows, schema
 
-from shadow_mlops.comparison import Challenger, Comparison, Side, compare
+from shadow_mlops.comparison import Challenger, Comparison, ScoreDifference, Side, compare
 from shadow_mlops.comparison.comparing import compare_tables
 from shadow_mlops.comparison.window import Window
 
@@ -266,6 +266,32 @@ def test_regression_figures_are_those_of_scikit_learn():
         assert (side.accuracy, side.auc, side.log_loss) == (None, None, None)
     assert entry.agreement is None
     assert entry.score_difference.mean == pytest.approx((challenger - champion).mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e200, -1e307, 1e-200])
+def test_values_of_any_size_have_the_figures_of_plain_ones(scale: float):
+    truth, champion, challenger = np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 3.0]), np.array([2.0, 2.5, 4.5])
+    found = []
+    for factor in (1.0, scale):
+        rows = Rows()
+        rows.answer(champion * factor, schema("regression", ["value"]))
+        rows.shadow(challenger * factor, outcomes=[repr(float(value)) for value in truth * factor])
+        found.append(only(compared(rows)))
+    plain, scaled = found
+    for ours, theirs in ((plain, scaled), (plain.champion, scaled.champion)):
+        assert theirs.rmse == pytest.approx(ours.rmse * abs(scale))
+        assert theirs.mae == pytest.approx(ours.mae * abs(scale))
+        assert theirs.r2 == pytest.approx(ours.r2)
+
+
+def test_figures_that_no_double_holds_are_null():
+    rows = Rows()
+    rows.answer([1.7e308, -1.7e308, 1.7e308, 1.7e308], schema("regression", ["value"]))
+    rows.shadow([-1.7e308, 1.7e308, -1.7e308, 0.0], outcomes=["1.7e308", "-1.7e308", "1.7e308", "1.7e308"])
+    entry = only(compared(rows))
+    assert (entry.rmse, entry.mae, entry.champion.rmse, entry.champion.r2) == (None, None, 0.0, 1.0)
+    assert entry.score_difference == ScoreDifference()
+    assert msgspec.json.decode(msgspec.json.encode(entry), type=Challenger) == entry
 
 
 def test_values_that_are_all_alike_have_no_r2():

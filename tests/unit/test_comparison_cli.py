@@ -117,6 +117,28 @@ def test_other_tasks_have_their_own_figures(data: Path):
     assert "same decision" not in text
 
 
+def regression(data: Path, champion: list[float], challenger: list[float], labels: list[str]) -> None:
+    rows = Rows()
+    rows.answer(champion, schema("regression", ["value"]))
+    rows.shadow(challenger, outcomes=labels)
+    rows.write(data / "lake")
+
+
+def test_an_absurd_label_makes_long_figures_and_no_wide_table(data: Path):
+    regression(data, [1.0, 3.0], [1.5, 2.5], ["1", "1e200"])
+    text = run(data)
+    assert re.search(r"RMSE +7.0711e\+199 +7.0711e\+199 +\+0.0000", text)
+    assert "inf" not in text
+
+
+def test_errors_that_no_number_holds_are_said_in_words(data: Path):
+    regression(data, [1.0, 1.7e308], [1.5, -1.7e308], ["1", "1.7e308"])
+    text = run(data)
+    assert "errors are larger than any number: look for labels and scores such as 1e308" in text
+    assert "inf" not in text
+    assert json.loads(run(data, "--format", "json"))["challengers"][0]["rmse"] is None
+
+
 def test_a_narrow_terminal_loses_no_figure(data: Path, monkeypatch: pytest.MonkeyPatch):
     pairs(data, ["0", "1", "1", "0"])
     monkeypatch.setenv("COLUMNS", "44")

@@ -27,6 +27,7 @@ _FIGURES = {
 }
 _LATENCIES = {"p50 ms": "latency_p50_ms", "p99 ms": "latency_p99_ms"}
 _HIGHER_IS_BETTER = {"accuracy", "auc", "r2"}
+_LONG = 1e12  # from here on digits would push the columns apart
 _FATES = ("paired", "timed_out", "shed", "errored", "pending")
 
 
@@ -122,7 +123,8 @@ def _apart(challenger: Challenger) -> Iterator[str]:
     if apart.mean_absolute is not None:
         mean = "" if apart.mean is None else f"mean {apart.mean:+.4g}, "
         name = "distributions apart" if challenger.task == "multiclass" else "score difference"
-        yield f"{name}: {mean}mean absolute {apart.mean_absolute:.4g}, largest {apart.largest:.4g}"
+        largest = "" if apart.largest is None else f", largest {apart.largest:.4g}"
+        yield f"{name}: {mean}mean absolute {apart.mean_absolute:.4g}{largest}"
     if isinstance(challenger.prevalence, float):
         yield f"positive among labels: {challenger.prevalence:.2%}"
 
@@ -144,7 +146,11 @@ def _cells(champion: Side, challenger: Side, key: str, digits: int) -> tuple[str
         return "-", "-", Text("-")
     better = (theirs > ours) == (key in _HIGHER_IS_BETTER)
     style = "" if theirs == ours or key in _LATENCIES.values() else "green" if better else "red"
-    return f"{ours:,.{digits}f}", f"{theirs:,.{digits}f}", Text(f"{theirs - ours:+,.{digits}f}", style)
+    return _number(ours, digits), _number(theirs, digits), Text(_number(theirs - ours, digits, "+"), style)
+
+
+def _number(value: float, digits: int, sign: str = "") -> str:
+    return f"{value:{sign}.{digits}e}" if abs(value) >= _LONG else f"{value:{sign},.{digits}f}"
 
 
 def _notes(challenger: Challenger, bins: int | None) -> Iterator[str]:
@@ -152,7 +158,10 @@ def _notes(challenger: Challenger, bins: int | None) -> Iterator[str]:
         return
     if not challenger.labelled:
         yield "no labels yet: post them to /outcomes, or `shadow outcomes import FILE`"
-    elif challenger.task != "regression" and challenger.auc is None:
+    elif challenger.task == "regression":
+        if challenger.rmse is None or challenger.champion.rmse is None:
+            yield "errors are larger than any number: look for labels and scores such as 1e308"
+    elif challenger.auc is None:
         yield "AUC needs two classes among the labels; so far only one came true"
     elif challenger.auc_error and bins:
         bound = max(challenger.auc_error, challenger.champion.auc_error or 0.0)

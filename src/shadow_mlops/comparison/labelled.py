@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shadow_mlops.comparison.auc import BINS, Auc, auc_of_counts, exact_auc, macro
-from shadow_mlops.comparison.report import Figures
+from shadow_mlops.comparison.report import Figures, finite
 from shadow_mlops.comparison.tallies import Group
 from shadow_mlops.domain.models import Task
 
@@ -57,9 +58,10 @@ _PARTS: dict[Task, str] = {
     " sum(({0}score - target) * ({0}score - target))",
     "multiclass": "count_if(plain_label({0}label) = plain_label(outcome)), sum(surprise({0}p_outcome)),"
     " sum(list_inner_product({0}scores, {0}scores) - 2 * {0}p_outcome + 1)",
-    "regression": "sum(({0}score - target) * ({0}score - target)), sum(abs({0}score - target))",
+    "regression": "sum(pow({0}score / $unit - target / $unit, 2)), sum(abs({0}score / $unit - target / $unit))",
 }
-_OF_LABELS: dict[Task, str] = {"binary": "sum(target)", "multiclass": "NULL", "regression": "var_pop(target)"}
+_OF_LABELS: dict[Task, str] = {"binary": "sum(target)", "multiclass": "NULL", "regression": "var_pop(target / $unit)"}
+_LARGEST = "SELECT max(greatest(abs(target), abs(score), abs(champion_score))) FROM compared"
 _THRESHOLDS = " JOIN (SELECT hash, threshold FROM event_schemas) s ON s.hash = schema"
 _SUMS: dict[Task, str] = {
     task: f"SELECT count(*), {_OF_LABELS[task]}, {sums.format('')}, {sums.format('champion_')}"  # noqa: S608 - constants
@@ -111,12 +113,14 @@ def labelled(connection: Any, group: Group, *, exact: bool) -> Labelled:
     of_group = f" AND version = {_quoted(group.version)} AND champion_version = {_quoted(group.champion_version)}"
     for statement in (_SURPRISE, _CELL, _PAIRED + of_group + _SCORED[group.task]):
         connection.execute(statement)
-    count, of_labels, *sums = connection.execute(_SUMS[group.task]).fetchone()
+    unit = _unit(connection) if group.task == "regression" else 1.0
+    parameters = {"unit": unit} if group.task == "regression" else {}
+    count, of_labels, *sums = connection.execute(_SUMS[group.task], parameters).fetchone()
     if not count:
         return _NOTHING
     half = len(sums) // 2
     if group.task == "regression":
-        sides = [_values(count, of_labels, *part) for part in (sums[:half], sums[half:])]
+        sides = [_values(count, unit, of_labels, *part) for part in (sums[:half], sums[half:])]
         return Labelled(count, None, *sides)
     areas = [_area_of_side(connection, group.task, role, exact=exact) for role in _SIDE]
     sides = [_probabilistic(count, area, *part) for part, area in zip((sums[:half], sums[half:]), areas, strict=True)]
@@ -126,11 +130,17 @@ def labelled(connection: Any, group: Group, *, exact: bool) -> Labelled:
     return Labelled(count, shares, *sides)
 
 
-def _values(count: int, variance: float, squares: float, absolute: float) -> Figures:
+def _unit(connection: Any) -> float:
+    """A power of two near the largest value: in it squares neither overflow nor vanish, and nothing is rounded."""
+    (largest,) = connection.execute(_LARGEST).fetchone()
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest else 1.0
+
+
+def _values(count: int, unit: float, variance: float, squares: float, absolute: float) -> Figures:
     return Figures(
-        rmse=(squares / count) ** 0.5,
-        mae=absolute / count,
-        r2=1 - squares / (count * variance) if variance > 0 else None,
+        rmse=finite((squares / count) ** 0.5 * unit),
+        mae=finite(absolute / count * unit),
+        r2=finite(1 - squares / (count * variance)) if variance > 0 else None,
     )
 
 

@@ -1,15 +1,26 @@
 """What a comparison says: the shapes that ``shadow compare --format json`` and ``GET /shadow/comparison`` print.
 
-A figure that is undefined (no labels, one class only, another task) is None. ``docs/comparison.md`` has the formulas.
+A figure that is undefined (no labels, one class only, another task) or larger than any double is None.
+``docs/comparison.md`` has the formulas.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 
 from shadow_mlops.domain.models import Task
+
+
+def finite(figure: float) -> float | None:
+    """A figure, or None where it is larger than any double: JSON has no word for that.
+
+    >>> finite(0.5), finite(1e200 * 1e200)
+    (0.5, None)
+    """
+    return figure if math.isfinite(figure) else None
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):

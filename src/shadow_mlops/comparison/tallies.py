@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from shadow_mlops.comparison.latency import BUCKET_SQL, quantile_ms
-from shadow_mlops.comparison.report import ScoreDifference
+from shadow_mlops.comparison.report import ScoreDifference, finite
 from shadow_mlops.domain.models import Task
 
 _TALLIES = """
@@ -180,9 +180,9 @@ def agreement(connection: Any, group: Group) -> tuple[float | None, ScoreDiffere
     if not scored:
         return None, ScoreDifference()
     apart = ScoreDifference(
-        mean=sum(tally.difference or 0.0 for tally in tallies) / scored,
-        mean_absolute=sum(tally.absolute or 0.0 for tally in tallies) / scored,
-        largest=max(tally.largest or 0.0 for tally in tallies),
+        mean=finite(sum(tally.difference or 0.0 for tally in tallies) / scored),
+        mean_absolute=finite(sum(tally.absolute or 0.0 for tally in tallies) / scored),
+        largest=finite(max(tally.largest or 0.0 for tally in tallies)),
     )
     same = sum(tally.agreed for tally in tallies) / scored
     return (same if group.task == "binary" else None), apart
