@@ -98,6 +98,13 @@ def test_nothing_there_says_what_to_do(data: Path):
     assert "no pairs in this span" in run(data, "--since", "1h")
 
 
+def test_a_version_that_looks_like_markup_is_printed_as_it_is(data: Path):
+    rows = Rows()
+    rows.answer([0.5], schema(version="[/red] :bug:"))
+    rows.write(data / "lake")
+    assert "champion [/red] :bug: has answered" in run(data)
+
+
 def test_an_account_that_does_not_add_up_is_shown(data: Path):
     pairs(data, [None])
     account = {"version": "v2", "sampled": 2, "paired": 1, "timed_out": 0, "shed": 0, "errored": 0, "pending": 0}

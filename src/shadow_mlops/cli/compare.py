@@ -64,7 +64,7 @@ def compare(  # noqa: PLR0917 - one parameter per option
     if output == "json":
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # versions are texts of whoever reports events
     for part in rendered(found):
         console.print(part)
 
