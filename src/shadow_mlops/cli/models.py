@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import typer
@@ -13,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shadow_mlops.cli.options import DataDirOption, DeploymentOption
+from shadow_mlops.cli.orders import origin, rollout_of
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import ModelRefusedError
 from shadow_mlops.domain.models import ModelCard
@@ -22,7 +20,7 @@ from shadow_mlops.models.registry import RegisteredVersion, Registry
 from shadow_mlops.processes.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from shadow_mlops.rollout import Rollout, Switch
+    from shadow_mlops.rollout import Switch
 
 app = typer.Typer(help="Model versions in the registry.", no_args_is_help=True)
 
@@ -123,7 +121,7 @@ def promote(
     Example: shadow models promote 3.0.0-beta --reason "better log loss for a week"
     """
     settings = load_settings(deployment_file=deployment, data_dir=data_dir)
-    _report(_rollout(settings).promote(version, reason=reason, **_origin()), format)
+    _report(rollout_of(settings).promote(version, reason=reason, **origin()), format)
 
 
 @app.command()
@@ -141,23 +139,7 @@ def rollback(
     Example: shadow models rollback --reason "complaints"
     """
     settings = load_settings(deployment_file=deployment, data_dir=data_dir)
-    _report(_rollout(settings).rollback(reason=reason, **_origin()), format)
-
-
-def _rollout(settings: Settings) -> Rollout:
-    from shadow_mlops.processes.rollout import open_rollout, state_of  # noqa: PLC0415 - list and show need no SQL
-    from shadow_mlops.telemetry.logs import configure_logs  # noqa: PLC0415
-
-    configure_logs("models", level="ERROR")  # standard output is the answer's, and an error is told once
-    return open_rollout(settings, load_deployment(settings.deployment_file), _registry(settings), state_of(settings))
-
-
-def _origin() -> dict[str, Any]:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user id that no account has
-        user = str(os.getuid())
-    return {"who": f"{user}@{socket.gethostname()}", "details": {"via": "cli"}}
+    _report(rollout_of(settings).rollback(reason=reason, **origin()), format)
 
 
 def _report(switch: Switch, form: str) -> None:

@@ -62,6 +62,10 @@ class CanaryStep(msgspec.Struct, frozen=True, kw_only=True):
     """Counts from 0."""
     rollout: str
     """Which rollout it is: the evidence that started it, or the order."""
+    since_us: int = 0
+    """When the step began, microseconds since 1970."""
+    frozen: bool = False
+    """The share stays until somebody says otherwise; harm still ends it."""
 
 
 class Serving(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,9 +87,7 @@ class CanaryWatch:
         LakeError, StateError, ConflictError
             Everything up to the cohort before stands.
         """
-        kept = canarysteps.load(self._state, canary.rollout, canary.step)
-        first = canary.since_us // self._spec.cohort_us
-        state = StepState(next_cohort=first) if kept is None else msgspec.json.decode(kept, type=StepState)
+        state = self._kept(canary)
         manifest = read_manifest(self._lake)
         matchup = matchup_of(self._spec, champion, canary.version)
         since = manifest.between(state.next_cohort * self._spec.cohort_us)
@@ -109,6 +107,16 @@ class CanaryWatch:
                     state=msgspec.json.encode(state).decode(),
                 )
         return self._told(state)
+
+    def status(self, canary: CanaryStatus) -> StepStatus:
+        """How the step stands after the cohorts that were taken in."""
+        return self._told(self._kept(canary))
+
+    def _kept(self, canary: CanaryStatus) -> StepState:
+        kept = canarysteps.load(self._state, canary.rollout, canary.step)
+        if kept is None:
+            return StepState(next_cohort=canary.since_us // self._spec.cohort_us)
+        return msgspec.json.decode(kept, type=StepState)
 
     def _told(self, state: StepState) -> StepStatus:
         detector = _detector(state, self._spec)

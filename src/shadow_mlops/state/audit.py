@@ -129,6 +129,19 @@ def entries(engine: Engine, limit: int = 100, after: int | None = None) -> Entri
     return Entries(entries=found, next=found[-1].id if len(rows) > limit else None)
 
 
+def rests_on(engine: Engine, evidence: str) -> bool:
+    """Whether an action that names this evidence in its details has been done.
+
+    Raises
+    ------
+    StateError
+        If the database does not answer.
+    """
+    wanted = select(AUDIT.c.id).where(AUDIT.c.outcome == "done", AUDIT.c.details.contains(evidence, autoescape=True))
+    with transaction(engine) as connection:
+        return connection.execute(wanted.limit(1)).first() is not None
+
+
 def _encode(details: Mapping[str, Any]) -> str:
     return msgspec.json.encode(details).decode()
 
