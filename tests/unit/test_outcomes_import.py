@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,47 @@ def test_parquet_columns_of_other_kinds_are_refused_by_name(tmp_path: Path) -> N
         run(tmp_path, tmp_path / "a.parquet", "--no-wait")
     with pytest.raises(ImportFileError, match="column 'time' holds int64; expected times"):
         run(tmp_path, tmp_path / "b.parquet", "--no-wait")
+
+
+def not_utf8(*values: bytes) -> pa.Array:
+    """Texts as a careless writer of Parquet leaves them."""
+    _, offsets, data = pa.array(values, pa.binary()).buffers()
+    return pa.StringArray.from_buffers(len(values), offsets, data)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("time", pa.array([1, 10**15, 2], pa.timestamp("s")), "row 2, column 'time': .* between the years 1 and 9999"),
+        ("time", pa.array([1, 2, 2**62], pa.timestamp("ms", "UTC")), "row 3, column 'time': .* the years 1 and 9999"),
+        ("time", pa.array([1, 2, 2**63 - 1], pa.timestamp("us")), "row 3, column 'time': .* the years 1 and 9999"),
+        ("time", pa.array([1, 2**31 - 1, 2**31 - 1], pa.date32()), "row 2, column 'time': .* the years 1 and 9999"),
+        ("time", pa.array([1, 10**15, 1], pa.timestamp("s")).dictionary_encode(), "row 2, column 'time'"),
+        ("time", pa.array([1, 2, 3], pa.time32("s")), "column 'time' holds time32"),
+        ("time", pa.array([{"at": 1}] * 3), "column 'time' holds struct"),
+        ("time", not_utf8(b"2026-01-31", b"2026-01-31", b"\xff"), "row 3, column 'time': .* text in UTF-8"),
+        ("label", not_utf8(b"1", b"\xff", b"\xfe"), "row 2, column 'label': .* write the column as text in UTF-8"),
+        ("label", pa.array([[("a", 1)]] * 3, pa.map_(pa.string(), pa.int64())), "column 'label' holds map"),
+        ("label", pa.array([b"1"] * 3), "column 'label' holds binary; expected text"),
+    ],
+)
+def test_values_that_arrow_does_not_take_are_refused_with_row_and_column(
+    tmp_path: Path, column: str, values: pa.Array, message: str
+) -> None:
+    table = {"entity": ["a", "b", "c"], "time": pa.array([MOMENT] * 3, pa.timestamp("us", "UTC")), "label": [1, 0, 1]}
+    pq.write_table(pa.table({**table, column: values}), tmp_path / "labels.parquet")
+    with pytest.raises(ImportFileError, match=message):
+        run(tmp_path, tmp_path / "labels.parquet", "--no-wait")
+    assert logged(tmp_path) == []
+
+
+def test_decimals_keep_every_digit(tmp_path: Path) -> None:
+    numbers = ["12345678901234567890.00", "100.00", "0.50"]
+    decimals = pa.array(map(Decimal, numbers), pa.decimal128(38, 2))
+    pq.write_table(pa.table({"request_id": decimals, "label": decimals}), tmp_path / "labels.parquet")
+    run(tmp_path, tmp_path / "labels.parquet", "--no-wait")
+    texts = ["12345678901234567890", "100", "0.5"]
+    assert [(row[0], row[3]) for row in logged(tmp_path)] == list(zip(texts, texts, strict=True))
 
 
 def test_without_a_monitor_the_outcomes_are_in_the_log_and_that_is_said(tmp_path: Path) -> None:

@@ -23,7 +23,13 @@ _MAX_TEXT = 256  # as POST /outcomes has it
 _BLOCK_BYTES = 8 * 2**20
 _TIME = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?)?$"
 _ZONE = r":.*(Z|[+-]\d\d:?\d\d)$"
+_EARLIEST_US, _LATEST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # as POST /outcomes: the years 1 to 9999
+_NO_TIME = "it is no time; write 2026-01-31T12:00:00Z, or leave the zone out for UTC"
+_NO_YEAR = "it is no time between the years 1 and 9999"
+_NO_TEXT = "it cannot be read as text; write the column as text in UTF-8"
 _PARQUET = frozenset({".parquet", ".pq"})
+
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 
 Done: TypeAlias = Callable[[float], None]
 """Called with the part of the file that has been read, 0 to 1."""
@@ -170,7 +176,7 @@ class OutcomeFile:
         )
 
     def _texts(self, batch: pa.RecordBatch, name: str, first: int) -> list[str | None]:
-        column = _as_text(batch.column(name))
+        column = self._converted(batch.column(name), name, first, _as_text, _NO_TEXT)
         if column is None:
             raise ImportFileError(
                 f"{self.path}: column {name!r} holds {batch.column(name).type}; expected text, numbers or true/false"
@@ -188,43 +194,51 @@ class OutcomeFile:
         if name is None:
             return np.full(batch.num_rows, NO_TIME, dtype=np.int64)
         column = batch.column(name)
-        kind = column.type
-        if pa.types.is_dictionary(kind):
-            column = column.cast(kind.value_type)
-            kind = column.type
-        if pa.types.is_timestamp(kind):
-            moments = column.cast(pa.timestamp("us", kind.tz), safe=False)
-        elif pa.types.is_date(kind):
-            moments = column.cast(pa.timestamp("us"))
-        elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
-            moments = self._parsed(column.cast(pa.string()), name, first)
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            moments = self._converted(column, name, first, _of_timestamps, _NO_YEAR)
+        elif pa.types.is_null(kind) or any(is_text(kind) for is_text in _TEXTS):
+            moments = self._parsed(self._converted(column, name, first, _as_text, _NO_TEXT), name, first)
         else:
             raise ImportFileError(
                 f"{self.path}: column {name!r} holds {kind}; expected times, or text such as 2026-01-31T12:00:00Z"
             )
         if self.columns.entity is not None:
             self._refuse(pc.is_null(moments), name, first, "it is blank; an outcome by entity needs its time")
-        filled = pc.fill_null(moments.cast(pa.int64()), NO_TIME)
-        times: NDArray[np.int64] = filled.to_numpy(zero_copy_only=False)
+        moments = moments.cast(pa.int64())
+        outside = pc.or_(pc.less(moments, _EARLIEST_US), pc.greater(moments, _LATEST_US))
+        self._refuse(outside, name, first, _NO_YEAR)
+        times: NDArray[np.int64] = pc.fill_null(moments, NO_TIME).to_numpy(zero_copy_only=False)
         return times
 
     def _parsed(self, texts: pa.Array, name: str, first: int) -> pa.Array:
         texts = pc.utf8_upper(pc.utf8_trim_whitespace(texts))
         texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-        wrong = "it is no time; write 2026-01-31T12:00:00Z, or leave the zone out for UTC"
-        self._refuse(pc.invert(pc.match_substring_regex(texts, _TIME)), name, first, wrong)
+        self._refuse(pc.invert(pc.match_substring_regex(texts, _TIME)), name, first, _NO_TIME)
         texts = pc.replace_substring_regex(texts, r"(\.\d{6})\d+", r"\1")
+        return self._converted(texts, name, first, _moments, _NO_TIME)
+
+    def _converted(
+        self, column: pa.Array, name: str, first: int, convert: Callable[[pa.Array], pa.Array], why: str
+    ) -> pa.Array:
+        """What ``convert`` makes of a column; a row that Arrow does not take is named."""
         try:
-            return _moments(texts)
-        except pa.ArrowInvalid:
-            self._refuse(pa.array(_impossible(texts)), name, first, wrong)
-            raise
+            return convert(column)
+        except pa.ArrowException:
+            start, end = 0, len(column)
+            while end - start > 1:
+                middle = (start + end) // 2
+                start, end = (start, middle) if _refuses(convert, column[start:middle]) else (middle, end)
+            raise self._wrong(name, first + start, why) from None
 
     def _refuse(self, wrong: pa.Array, name: str, first: int, why: str) -> None:
         """Raise if ``wrong`` is true of a row."""
         at = pc.index(wrong, value=True).as_py()
         if at >= 0:
-            raise ImportFileError(f"{self.path}: row {first + at}, column {name!r}: {why}; nothing was imported")
+            raise self._wrong(name, first + at, why)
+
+    def _wrong(self, name: str, row: int, why: str) -> ImportFileError:
+        return ImportFileError(f"{self.path}: row {row}, column {name!r}: {why}; nothing was imported")
 
 
 def _choose(
@@ -254,16 +268,31 @@ def _as_text(column: pa.Array) -> pa.Array | None:
         return _as_text(column.cast(kind.value_type))
     if pa.types.is_boolean(kind):
         return column.cast(pa.int8()).cast(pa.string())
-    if pa.types.is_decimal(kind):
-        return _as_text(column.cast(pa.float64()))
+    if pa.types.is_decimal(kind):  # not by way of a float: a number of 20 digits may be an id
+        digits = pc.replace_substring_regex(column.cast(pa.string()), r"(\.\d*?)0+$", r"\1")
+        return pc.replace_substring_regex(digits, r"\.$", "")
     if pa.types.is_floating(kind):
         values = column.cast(pa.float64())
         whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**53))
         integers = pc.if_else(whole, values, 0.0).cast(pa.int64()).cast(pa.string())
         texts = pc.if_else(whole, integers, values.cast(pa.string()))
         return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.string()), texts)
-    plain = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
-    return column.cast(pa.string()) if any(is_kind(kind) for is_kind in plain) else None
+    if not any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_null, *_TEXTS)):
+        return None
+    texts = column.cast(pa.string())
+    texts.validate(full=True)  # Parquet promises UTF-8, and nobody has looked yet
+    return texts
+
+
+def _of_timestamps(column: pa.Array) -> pa.Array:
+    """Timestamps and dates in microseconds."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _of_timestamps(column.cast(kind.value_type))
+    if pa.types.is_date(kind):
+        return column.cast(pa.timestamp("us"))
+    # Nanoseconds are cut off, but what no longer fits must not become another time.
+    return column.cast(pa.timestamp("us", kind.tz), safe=kind.unit != "ns")
 
 
 def _moments(texts: pa.Array) -> pa.Array:
@@ -276,14 +305,9 @@ def _moments(texts: pa.Array) -> pa.Array:
     return pc.coalesce(with_zone, without)
 
 
-def _impossible(texts: pa.Array) -> list[bool]:
-    """Which texts are no time; only called when one is not."""
-
-    def wrong(text: str | None) -> bool:
-        try:
-            _moments(pa.array([text], pa.string()))
-        except pa.ArrowInvalid:
-            return True
-        return False
-
-    return [wrong(text) for text in texts.to_pylist()]
+def _refuses(convert: Callable[[pa.Array], pa.Array], column: pa.Array) -> bool:
+    try:
+        convert(column)
+    except pa.ArrowException:
+        return True
+    return False
