@@ -116,6 +116,29 @@ def test_parquet_has_a_column_for_each_feature(data_dir: Path) -> None:
     np.testing.assert_allclose(batches[0].scores[0], [0.75, 0.25])
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("time", pa.array([1, 10**15, 10**15], pa.timestamp("s"))),
+        ("time", pa.array([1, 2**62, 1], pa.timestamp("us", "UTC"))),
+        ("time", pa.array([1, 2**31 - 1, 1], pa.date32())),
+        ("plan", pa.StringArray.from_buffers(3, *pa.array([b"a", b"\xff", b"b"], pa.binary()).buffers()[1:])),
+    ],
+)
+def test_values_of_parquet_that_cannot_be_read_are_named(data_dir: Path, column: str, values: pa.Array) -> None:
+    table = {
+        "request_id": ["a", "b", "c"],
+        "score": [0.5] * 3,
+        "tenure": [1] * 3,
+        "plan": ["x"] * 3,
+        "charges": [1.0] * 3,
+    }
+    pq.write_table(pa.table({**table, column: values}), data_dir / "events.parquet")
+    with pytest.raises(ImportFileError, match=f"row 2, column '{column}': it is no .* nothing was imported"):
+        run(data_dir, data_dir / "events.parquet", "--version", "1")
+    assert logged(data_dir) == []
+
+
 def test_lines_may_be_cloudevents(data_dir: Path) -> None:
     def half(kind: str, key: str, data: object) -> dict[str, object]:
         kind = f"org.kubeflow.serving.inference.{kind}"

@@ -29,6 +29,7 @@ BATCH_ROWS = 2_000
 _PARQUET = frozenset({".parquet", ".pq"})
 _OWN = frozenset(ReportedEvent.__struct_fields__) - {"features"}
 _MOST_INSTANCES = 100_000
+_NO_VALUE = (pa.ArrowException, OverflowError, UnicodeDecodeError)
 
 Done: TypeAlias = Callable[[float], object]
 """Called with the part of the file that has been read, 0 to 1."""
@@ -91,13 +92,27 @@ class EventFile:
             with pq.ParquetFile(self.path) as file:
                 total = max(file.metadata.num_rows, 1)
                 for batch in file.iter_batches(BATCH_ROWS):
-                    rows = [self._of_columns(row) for row in _microseconds(batch).to_pylist()]
+                    rows = [self._of_columns(row) for row in self._values(batch, first)]
                     yield list(zip(itertools.count(first), self._parsed(rows, first), strict=False))
                     first += batch.num_rows
                     if done is not None:
                         done((first - 1) / total)
         except (OSError, pa.ArrowException) as error:
             raise ImportFileError(f"{self.path} cannot be read as Parquet: {_first_line(error)}") from None
+
+    def _values(self, batch: pa.RecordBatch, first: int) -> list[dict[str, Any]]:
+        try:
+            rows: list[dict[str, Any]] = _microseconds(batch).to_pylist()
+        except _NO_VALUE:
+            columns = (batch.select([place]) for place in range(batch.num_columns))
+            wrong = next(column for column in columns if _is_wrong(column))
+            row = next(row for row in range(len(wrong)) if _is_wrong(wrong.slice(row, 1)))
+            field = wrong.schema.field(0)
+            raise ImportFileError(
+                f"{self.path}: row {first + row}, column {field.name!r}: it is no {field.type} that can be read (text"
+                " must be UTF-8, times within the years 1 and 9999); nothing was imported"
+            ) from None
+        return rows
 
     def _of_columns(self, row: dict[str, Any]) -> dict[str, Any]:
         own = {name: value for name, value in row.items() if name in _OWN and value is not None}
@@ -227,8 +242,18 @@ def _microseconds(batch: pa.RecordBatch) -> pa.Table:
     for place, field in enumerate(table.schema):
         if pa.types.is_timestamp(field.type):
             kind = pa.timestamp("us", field.type.tz or "UTC")
-            table = table.set_column(place, field.name, table.column(place).cast(kind, safe=False))
+            # Nanoseconds are cut off, but what no longer fits must not become another time.
+            moments = table.column(place).cast(kind, safe=field.type.unit != "ns")
+            table = table.set_column(place, field.name, moments)
     return table
+
+
+def _is_wrong(batch: pa.RecordBatch) -> bool:
+    try:
+        _microseconds(batch).to_pylist()
+    except _NO_VALUE:
+        return True
+    return False
 
 
 def _first_line(error: Exception) -> str:
