@@ -14,7 +14,9 @@ def moved(name: str = "tenure") -> tuple[FeatureDrift, tuple[Score, ...]]:
         Bin(label="(12, inf)", reference=60, current=10, low=12.0),
         Bin(label="missing", role="missing", reference=0, current=10),
     )
-    finding = Finding(kind="missing_rate", feature=name, words="missing in 10 % of rows, in 0 % of the reference")
+    finding = Finding(
+        kind="missing_rate", feature=name, words=f"{name}: missing in 10 % of rows, in 0 % of the reference"
+    )
     feature = FeatureDrift(
         name=name,
         kind="number",

@@ -22,6 +22,7 @@ from shadow_mlops.drift.wording import (
     sentence,
     share,
     state_of,
+    what_was_found,
 )
 
 # Should a name of the data ever become markup in spite of the serialiser, the browser loads and runs nothing for it.
@@ -200,7 +201,7 @@ def _severity(severity: str) -> Node:
 
 def _findings(report: DriftReport) -> Node:
     shown = report.findings[:_MOST_FINDINGS]
-    items = [element("li", element("b", printable(finding.feature)), " ", sentence(finding.words)) for finding in shown]
+    items = [element("li", element("b", printable(finding.feature)), " ", what_was_found(finding)) for finding in shown]
     if rest := len(report.findings) - len(shown):
         items.append(element("li", f"and {rest:,} more", class_="quiet"))
     return _section("Findings", "", element("ul", *items, class_="findings panel"))
@@ -229,7 +230,7 @@ def _card(place: int, feature: FeatureDrift, scores: Mapping[str, Score]) -> Nod
     missing = ""
     if feature.missing_reference or feature.missing_current:
         missing = f" · missing {share(feature.missing_reference)} → {share(feature.missing_current)}"
-    findings = element("ul", *(element("li", sentence(f.words)) for f in feature.findings), class_="found")
+    findings = element("ul", *(element("li", what_was_found(f)) for f in feature.findings), class_="found")
     heading = element("h3", *_breakable(printable(feature.name)), id=f"feature-{place + 1}-name")
     return element(
         "article",

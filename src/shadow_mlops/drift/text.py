@@ -22,6 +22,7 @@ from shadow_mlops.drift.wording import (
     scores_by_feature,
     sentence,
     state_of,
+    what_was_found,
 )
 
 _STYLES = {"none": "green", "moved": "", "alert": "yellow", "retrain": "red"}
@@ -156,7 +157,7 @@ def _findings(report: DriftReport) -> Iterator[RenderableType]:
         return
     yield ""
     for finding in report.findings[:_MOST_FINDINGS]:
-        yield Text.assemble("! ", (printable(finding.feature), "bold"), f": {sentence(finding.words)}")
+        yield Text.assemble("! ", (printable(finding.feature), "bold"), f": {what_was_found(finding)}")
     if (rest := len(report.findings) - _MOST_FINDINGS) > 0:
         yield Text(f"  and {rest:,} more, in the JSON and HTML reports", "dim")
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-from shadow_mlops.drift.report import DriftReport, FeatureDrift, Score, Verdict
+from shadow_mlops.drift.report import DriftReport, FeatureDrift, Finding, Score, Verdict
 
 State: TypeAlias = Literal["none", "moved", "alert", "retrain"]
 STATES: dict[State, str] = {"none": "no shift", "moved": "minor", "alert": "alert", "retrain": "retrain"}
@@ -38,6 +38,11 @@ def printable(name: str, longest: int = _LONGEST) -> str:
 def sentence(words: str) -> str:
     """Words that may hold names from the data: as safe as a name, and longer."""
     return printable(words, 2000)
+
+
+def what_was_found(finding: Finding) -> str:
+    """The words of a finding for a place where its feature is named already."""
+    return sentence(finding.words.removeprefix(f"{finding.feature}: "))
 
 
 def _escaped(letter: str) -> str:
