@@ -70,13 +70,24 @@ def test_cells_are_those_of_a_search_for_any_floats(values, edges):
     assert_counted(np.unique(np.array(edges, dtype=float)), np.array(values))
 
 
-@given(shapes, seeds, sizes, st.integers(1, 60))
+@given(shapes, seeds, sizes, st.integers(1, 300))
 def test_cells_are_those_of_a_search_where_edges_are_values(shape, seed, size, count):
     rng = np.random.default_rng(seed)
     values = SHAPES[shape](rng, size)
-    edges = np.unique(rng.choice(values, count))
+    chosen = rng.choice(values, count)
+    if count % 2:  # as bins have them at values that are repeated
+        chosen = np.concatenate([chosen, np.nextafter(chosen, 0)])
+    edges = np.unique(chosen)
     values[rng.random(size) < 0.1] = np.nan
-    assert_counted(edges, np.concatenate([values, np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf)]))
+    with np.errstate(over="ignore"):
+        beside = np.concatenate([np.nextafter(edges, np.inf), np.nextafter(edges, -np.inf)])
+    assert_counted(edges, np.concatenate([values, beside]))
+
+
+def test_a_few_edges_too_close_for_the_table_are_searched():
+    close = np.array([100.0, np.nextafter(100, 200), 100 + 1e-9])
+    edges = np.unique(np.concatenate([np.arange(400.0), close]))
+    assert_counted(edges, np.repeat(np.concatenate([edges, np.nextafter(edges, -1), [np.nan, -5, 500]]), 3))
 
 
 def test_no_edges_are_one_cell():

@@ -5,7 +5,7 @@
 Truncating ``(x - low) * scale`` puts a value into one of some thousand slots of equal width. Each step of that rounds
 monotonously, so values in a slot below an edge's own are below that edge and values in a slot above are above it,
 whatever was lost in rounding: only in the edge's own slot has the value itself to be compared. Where one slot holds
-several edges (heavy tails), its values alone are searched for.
+more edges than are compared with (heavy tails), its values alone are searched for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _FEW = 4096  # values; below, building the table (0.3 ms) costs more than it sav
 _CHUNK = 1 << 16  # values; the buffers of one chunk stay in the second-level cache
 _SLOTS = 4096
 _SLOTS_PER_EDGE = 8
+_CROWDED = 0.01  # share of the edges; a second comparison costs 1.3 ns a value, a search 50 ns
 _OF_THREAD = threading.local()  # fresh memory for each call costs as much as the counting, in page faults
 _TRIMS = (0.0, 0.02, 0.05, 0.12, 0.25)  # shares of the edges that a heavy tail may leave outside the range of slots
 
@@ -61,16 +62,16 @@ class Lookup:
         places = len(self._edges) + 2
         if table is None:
             return np.bincount(self._searched(values), minlength=places)
-        halves = np.zeros(2 * table.slots, dtype=np.int64)
+        parts = np.zeros(len(table.cell_of_part), dtype=np.int64)
         counts = np.zeros(places, dtype=np.int64)
-        for chunk, slots, half in table.walk(values):
-            halves += np.bincount(half, minlength=2 * table.slots)
+        for chunk, slots, part in table.walk(values):
+            parts += np.bincount(part, minlength=len(parts))
             if table.any_crowded:
                 crowded = chunk[table.crowded[slots]]
                 counts += np.bincount(np.searchsorted(self._edges, crowded), minlength=places)
-        halves.reshape(-1, 2)[table.crowded] = 0
+        parts.reshape(table.slots, -1)[table.crowded] = 0
         # float64 sums of integers below 2**53 are exact
-        return counts + np.bincount(table.cell_of_half, weights=halves, minlength=places).astype(np.int64)
+        return counts + np.bincount(table.cell_of_part, weights=parts, minlength=places).astype(np.int64)
 
     def places(self, values: NDArray[np.float64]) -> NDArray[np.int32]:
         """Cell of each value, int32 (n,); G + 1 for NaN."""
@@ -78,10 +79,10 @@ class Lookup:
         if table is None:
             return self._searched(values).astype(np.int32)
         found = np.empty(len(values), dtype=np.int32)
-        cell_of_half, start = table.cell_of_half.astype(np.int32), 0
-        for chunk, slots, half in table.walk(values):
+        cell_of_part, start = table.cell_of_part.astype(np.int32), 0
+        for chunk, slots, part in table.walk(values):
             out = found[start : start + len(chunk)]
-            np.take(cell_of_half, half, out=out, mode="clip")
+            np.take(cell_of_part, part, out=out, mode="clip")
             if table.any_crowded:
                 crowded = np.flatnonzero(table.crowded[slots])
                 out[crowded] = np.searchsorted(self._edges, chunk[crowded])
@@ -108,8 +109,11 @@ class Lookup:
         scales = [(low, scale) for low, high in ranges if (scale := _scale(low, high, slots)) is not None]
         if not scales:
             return None
-        low, scale = min(scales, key=lambda each: _crowded(self._edges, each[0], each[1], slots))
-        return _table(self._edges, low, scale, slots)
+        for compared in (1, 2):  # two where values are repeated: then there is an edge at them and one just below
+            least = min((_excess(self._edges, *each, slots, compared), each) for each in scales)
+            if least[0] <= count * _CROWDED:
+                break
+        return _table(self._edges, *least[1], slots, compared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,37 +122,38 @@ class _Table:
 
     Attributes
     ----------
-    edge
-        float64 (slots,), the edge in each slot; +inf where there is none.
+    edges
+        float64 (slots,) each: the first edge in each slot, the second; +inf where there is none.
     crowded
-        bool (slots,): two edges or more.
-    cell_of_half
-        int64 (2 * slots,): the cell of the values of a slot that are not above its edge, and of those that are.
+        bool (slots,): more edges than that.
+    cell_of_part
+        int64 (slots * (edges + 1),): the cell of the values of a slot that are above none of its edges, above one, ...
     """
 
     low: float
     scale: float
     slots: int
-    edge: NDArray[np.float64]
+    edges: tuple[NDArray[np.float64], ...]
     crowded: NDArray[np.bool_]
-    cell_of_half: NDArray[np.int64]
+    cell_of_part: NDArray[np.int64]
     any_crowded: bool
 
     def walk(
         self, values: NDArray[np.float64]
     ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]]:
-        """Chunk, slot of each value, and twice that plus one if it is above the slot's edge; in reused buffers."""
+        """Chunk, slot of each value, and its part of all slots' parts; in reused buffers."""
         buffers = _buffers()
         for start in range(0, len(values), _CHUNK):
             chunk = values[start : start + _CHUNK]
-            scaled, edges, above, slots, halves = (buffer[: len(chunk)] for buffer in buffers)
+            scaled, edges, above, slots, parts = (buffer[: len(chunk)] for buffer in buffers)
             _slots_of(chunk, self.low, self.scale, self.slots, scaled)
             np.copyto(slots, scaled, casting="unsafe")
-            np.take(self.edge, slots, out=edges, mode="clip")
-            np.greater(chunk, edges, out=above)
-            np.add(slots, slots, out=halves)
-            np.add(halves, above, out=halves)
-            yield chunk, slots, halves
+            np.multiply(slots, len(self.edges) + 1, out=parts)
+            for edge in self.edges:
+                np.take(edge, slots, out=edges, mode="clip")
+                np.greater(chunk, edges, out=above)
+                np.add(parts, above, out=parts)
+            yield chunk, slots, parts
 
 
 def _buffers() -> tuple[NDArray[Any], ...]:
@@ -178,19 +183,23 @@ def _slots_of(
     return np.fmin(out, slots - 1, out=out)
 
 
-def _crowded(edges: NDArray[np.float64], low: float, scale: float, slots: int) -> int:
-    """How many edges share the slot of the edge before them."""
+def _excess(edges: NDArray[np.float64], low: float, scale: float, slots: int, compared: int) -> int:
+    """How many edges are in slots behind as many others as are compared with."""
     at = np.trunc(_slots_of(edges, low, scale, slots))
-    return int(np.count_nonzero(at[1:] == at[:-1]))
+    return int(np.count_nonzero(at[compared:] == at[:-compared]))
 
 
-def _table(edges: NDArray[np.float64], low: float, scale: float, slots: int) -> _Table:
+def _table(edges: NDArray[np.float64], low: float, scale: float, slots: int, compared: int) -> _Table:
     at = _slots_of(edges, low, scale, slots).astype(np.int64)
     held = np.bincount(at, minlength=slots)
-    edge = np.full(slots, np.inf)
-    edge[at] = edges
-    crowded = held > 1
-    cell = np.cumsum(held) - held
-    cell_of_half = np.stack([cell, cell + (held == 1)], axis=1).ravel()
-    cell_of_half[-2:] = len(edges) + 1
-    return _Table(low, scale, slots, edge, crowded, cell_of_half, bool(crowded.any()))
+    before = np.cumsum(held) - held
+    nth = np.arange(len(edges)) - before[at]  # of its slot
+    firsts = []
+    for place in range(compared):
+        first = np.full(slots, np.inf)
+        first[at[nth == place]] = edges[nth == place]
+        firsts.append(first)
+    crowded = held > compared
+    cell_of_part = before[:, None] + np.minimum(np.arange(compared + 1), held[:, None])
+    cell_of_part[-1] = len(edges) + 1
+    return _Table(low, scale, slots, tuple(firsts), crowded, cell_of_part.ravel(), bool(crowded.any()))
