@@ -15,6 +15,7 @@ from shadow_mlops.eventlog.memory import MemoryLog
 from shadow_mlops.lake.changes import GRACE_SECONDS, ROW_GROUP, Change
 from shadow_mlops.lake.compaction import LARGE, Merge, merged, merges
 from shadow_mlops.lake.manifest import DataFile, Manifest, read_manifest
+from shadow_mlops.lake.queries import spill_folder
 from shadow_mlops.lake.sweeping import sweep
 from shadow_mlops.lake.tables import SCHEMAS
 
@@ -179,6 +180,22 @@ def test_orphans_go_and_what_a_running_change_has_written_stays(lake: Lake) -> N
     assert running.commit().rows("outcomes") == 3
     assert len(contents(lake.lake)["outcomes"]) == 3
     assert len(contents(lake.lake)["events"]) == 3
+
+
+def test_what_killed_queries_have_spilled_goes_and_the_open_connections_folder_stays(lake: Lake) -> None:
+    lake.writing.shadow([lake.writing.answer(3)])
+    lake.archiver.round()
+    own = spill_folder(lake.archiver._connection())
+    killed, recent = (own.parent / name for name in ("1-killed", "1-recent"))
+    past = time.time() - 2 * 86400
+    for folder in (own, killed, recent):
+        folder.mkdir()
+        (folder / "duckdb_temp_block-0.block").write_bytes(b"spilled")
+    for folder in (own, killed):
+        os.utime(folder, (past, past))
+    lake.clock += 7200
+    lake.round()
+    assert sorted(own.parent.iterdir()) == sorted([own, recent])
 
 
 def test_a_change_writes_one_file_per_day_and_refuses_what_is_no_row_of_the_table(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from shadow_mlops.lake.compaction import Merge, merged, merges
 from shadow_mlops.lake.feed import Feed, Taken, frames_of
 from shadow_mlops.lake.manifest import Manifest, read_manifest
 from shadow_mlops.lake.matching import UNMATCHED, match
-from shadow_mlops.lake.queries import connect, create_view
+from shadow_mlops.lake.queries import connect, create_view, spill_folder
 from shadow_mlops.lake.rows import event_rows, outcome_rows
 from shadow_mlops.lake.sweeping import drop_expired, sweep
 from shadow_mlops.lake.tables import SCHEMAS, Table
@@ -275,7 +275,8 @@ class Archiver:
     def _sweep(self, change: Change) -> None:
         if self._clock() >= self._next_sweep and self.manifest.number:
             self._next_sweep = self._clock() + _SWEEP_SECONDS
-            sweep(self._lake, self.manifest, before=change.began)
+            spilling = () if self._opened is None else (spill_folder(self._opened),)
+            sweep(self._lake, self.manifest, before=change.began, spilling=spilling)
 
 
 def _note(change: Change, taken: Sequence[Taken]) -> None:

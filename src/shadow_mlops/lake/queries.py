@@ -87,6 +87,12 @@ def connect(
     return connection
 
 
+def spill_folder(connection: duckdb.DuckDBPyConnection) -> Path:
+    """Where a connection of :func:`connect` spills what is too large for memory; there only once it has."""
+    (found,) = connection.execute("SELECT current_setting('temp_directory')").fetchall()[0]
+    return Path(found)
+
+
 @contextmanager
 def reading(lake: Path) -> Iterator[None]:
     """Tell of a lake that cannot be read as of one that is damaged.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import structlog
@@ -37,7 +37,7 @@ def drop_expired(change: Change, manifest: Manifest, *, before_us: int) -> int:
     return dropped
 
 
-def sweep(lake: Path, manifest: Manifest, *, before: float) -> int:
+def sweep(lake: Path, manifest: Manifest, *, before: float, spilling: Collection[Path] = ()) -> int:
     """Remove files that no snapshot names, and what queries that were killed have spilled; how many.
 
     Parameters
@@ -46,6 +46,8 @@ def sweep(lake: Path, manifest: Manifest, *, before: float) -> int:
         The newest snapshot.
     before
         Seconds since 1970: what is younger stays. No change may have begun earlier and still be running.
+    spilling
+        Folders of connections that stay open, however long they have been idle. All others close within minutes.
     """
     named = {file.path for files in manifest.files.values() for file in files}
     named |= {each.path for each in manifest.dropped}
@@ -55,7 +57,7 @@ def sweep(lake: Path, manifest: Manifest, *, before: float) -> int:
             path.unlink(missing_ok=True)
             removed += 1
     for folder in _folders(lake / SPILL):
-        if _age(folder, before) > _SPILL_SECONDS:
+        if folder not in spilling and _age(folder, before) > _SPILL_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
     if removed:
         log.info("lake_orphans_removed", files=removed)
