@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from shadow_mlops.comparison.accounts import Book, Line, accounts, duties, owners_of, read_books
 from shadow_mlops.comparison.auc import BINS
+from shadow_mlops.comparison.closer import Look
 from shadow_mlops.comparison.labelled import labelled
 from shadow_mlops.comparison.report import Against, Challenger, Comparison, ScoreDifference, Side
 from shadow_mlops.comparison.tallies import Group, agreement, groups, latencies, lives
@@ -39,6 +40,7 @@ def compare(
     since: datetime | None = None,
     until: datetime | None = None,
     exact: bool = False,
+    look: Look | None = None,
     memory_limit: str = "1GB",
     threads: int | None = None,
 ) -> Comparison:
@@ -55,6 +57,8 @@ def compare(
         Event times, aware; inclusive and exclusive. None: no bound.
     exact
         Sort the scores for the areas under the ROC curve, instead of counting them in bins.
+    look
+        What to look at more closely, of challengers of the current champion; None: nothing.
     memory_limit, threads
         For DuckDB; None takes all cores.
 
@@ -77,7 +81,13 @@ def compare(
         closing(connect(lake, reached, memory_limit=memory_limit, threads=threads, tables=_TABLES)) as connection,
     ):
         return compare_tables(
-            connection, manifest.schemas, window=window, books=books, exact=exact, snapshot=manifest.number
+            connection,
+            manifest.schemas,
+            window=window,
+            books=books,
+            exact=exact,
+            look=look,
+            snapshot=manifest.number,
         )
 
 
@@ -88,6 +98,7 @@ def compare_tables(
     window: Window | None = None,
     books: Mapping[str, Book] | None = None,
     exact: bool = False,
+    look: Look | None = None,
     snapshot: int = 0,
 ) -> Comparison:
     """As :func:`compare`, on a DuckDB connection (time zone UTC) that has ``events``, ``results`` and ``pairs``.
@@ -126,6 +137,9 @@ def compare_tables(
         for who, line in lines.items()
         if who not in shown and line.current and line.account.sampled
     ]
+    if look is not None and current is not None:
+        closer = look.closer(connection, current, schemas)
+        entries = [(champion, closer(each) if champion == current else each) for champion, each in entries]
     now = _against(current, entries)
     earlier = dict.fromkeys(version for version, _ in entries if version != current)
     return Comparison(
@@ -185,7 +199,7 @@ def _challengers(connection: Any, group: Group, lines: Sequence[Line], *, exact:
     ]
 
 
-def _latencies(quantiles: Sequence[float | None]) -> dict[str, float | None]:
+def _latencies(quantiles: Sequence[float | None]) -> dict[str, Any]:
     return dict(zip(("latency_p50_ms", "latency_p99_ms"), quantiles, strict=True))
 
 

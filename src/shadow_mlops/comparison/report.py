@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from shadow_mlops.comparison.disagreements import Disagreements
+from shadow_mlops.comparison.segments import Segments
 from shadow_mlops.domain.models import Task
 
 
@@ -93,6 +95,10 @@ class Challenger(Side, frozen=True, kw_only=True):
     prevalence: float | dict[str, float] | None
     """Share of the positive class among the labels; multiclass: of each class."""
     accounting: Account
+    segments: Segments | None = None
+    """Only when asked for."""
+    disagreements: Disagreements | None = None
+    """Only when asked for: shows customers."""
 
 
 class Against(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-_VIEWS = {
-    "spanned_events": "CREATE OR REPLACE TEMP VIEW spanned_events AS SELECT * FROM events",
-    "spanned_results": "CREATE OR REPLACE TEMP VIEW spanned_results AS SELECT * FROM results",
-    "spanned_pairs": "CREATE OR REPLACE TEMP VIEW spanned_pairs AS SELECT * FROM pairs",
-}
+# In a canary step the challenger answers and the champion shadows: here both are put back into their places.
+_SIDES = ("version", "score", "label", "scores", "latency_us")
+_TURNED = ", ".join(
+    f"CASE WHEN swapped THEN {other} ELSE {name} END AS {name}"
+    for side in _SIDES
+    for name, other in ((side, f"champion_{side}"), (f"champion_{side}", side))
+)
+_TURNED_PAIRS = f"""{_TURNED}, CASE WHEN swapped THEN champion_p_outcome ELSE p_outcome END AS p_outcome,
+    CASE WHEN swapped THEN p_outcome ELSE champion_p_outcome END AS champion_p_outcome"""
+_ANY_SWAPPED = "SELECT coalesce(bool_or(swapped), false) FROM results"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,11 @@ class Window:
         if self.until is not None:
             conditions.append(f"time < {_literal(self.until)}")
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        for statement in _VIEWS.values():
-            connection.execute(statement + where)
+        ((swapped,),) = connection.execute(_ANY_SWAPPED).fetchall()
+        for table, turned in (("events", ""), ("results", _TURNED), ("pairs", _TURNED_PAIRS)):
+            columns = f"* REPLACE ({turned})" if turned and swapped else "*"  # to turn none costs a sixth of a scan
+            view = f"CREATE OR REPLACE TEMP VIEW spanned_{table} AS SELECT {columns} FROM {table}{where}"  # noqa: S608 - constants
+            connection.execute(view)
 
 
 def rfc3339(moment: datetime | None) -> str | None:
