@@ -65,11 +65,13 @@ def test_metrics_tell_what_the_lake_has_and_what_it_has_not(host: Host) -> None:
     host.writing.happen([("r0", None, "1"), ("r0", None, "1"), ("r1", None, "0"), ("r2", None, "?"), ("x", None, "1")])
     host.writing.close()
     host.monitor.archive()
+    host.monitor.round()
     assert host.value("shadow_lake_archived_rows", table="events") == 40
     assert host.value("shadow_lake_lag_rows", stream=OUTCOMES) == 5
     for _ in range(4):
         host.clock += 5.0
         host.monitor.archive()
+    host.monitor.round()
     assert host.value("shadow_lake_lag_rows", stream=OUTCOMES) == 0
     assert host.value("shadow_lake_rows", table="pairs") == 2
     assert host.value("shadow_lake_files", table="events") == 1
@@ -100,10 +102,27 @@ def test_a_lake_that_cannot_be_written_is_told_once_and_the_rest_goes_on(
     assert "No space left on device" in errors[0]["problem"]
     assert host.value("shadow_lake_failing") == 1
     assert host.value("shadow_log_rows", stream=EVENTS) == 5
+    assert host.value("shadow_lake_lag_rows", stream=EVENTS) == 5
     host.clock += 5.0
     host.monitor.archive()
     assert host.value("shadow_lake_failing") == 0
     assert len(contents(host.folder / "lake")["events"]) == 5
+
+
+def test_the_lag_of_an_archive_that_fails_grows_and_what_is_not_known_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "manifest.json").write_text("{")
+    host = Host(tmp_path)
+    lags = []
+    for _ in range(3):
+        host.writing.answer(5)
+        host.clock += 5.0
+        host.monitor.archive()
+        host.monitor.round()
+        lags.append(host.value("shadow_lake_lag_rows", stream=EVENTS))
+    assert lags == [5, 10, 15]
+    assert host.value("shadow_lake_failing") == 1
+    assert host.value("shadow_lake_rows", table="events") is None
 
 
 def test_nothing_is_archived_more_often_than_due(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

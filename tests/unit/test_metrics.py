@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,35 @@ def test_processes_add_up_and_a_restarted_one_goes_on_with_its_counters(tmp_path
     assert samples["shadow_lag_events", (("challenger", "challenger"),)] == 10
     assert b'predictions_total{model="churn",role="champion",version="1"} 17.0' in merged_text(tmp_path)
     assert len(list(tmp_path.iterdir())) == 6, "a restart must not leave files of its own"
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from shadow_mlops.telemetry.metrics import merged_samples, open_metrics
+from shadow_mlops.telemetry.series import Series
+directory = Path(sys.argv[1])
+metrics = open_metrics(directory, "monitor")
+lag = Series(metrics.shadow_lag_events, merged_samples(directory))
+accounts = Series(metrics.accounting, merged_samples(directory))
+for names in sys.argv[2:]:
+    lag.replace({(name,): 1 for name in names.split()})
+    accounts.replace({(name, "paired"): 2 for name in names.split()})
+"""
+
+
+def test_series_that_are_gone_leave_the_text_also_those_of_an_earlier_process(tmp_path: Path):
+    def told(*rounds: str) -> set[str]:
+        subprocess.run([sys.executable, "-c", LEFT, str(tmp_path), *rounds], check=True)
+        text = merged_text(tmp_path).decode()
+        lags = set(re.findall(r'^shadow_lag_events{challenger="(.)"} 1.0$', text, flags=re.MULTILINE))
+        accounts = re.findall(
+            r'^shadow_accounting_events{challenger="(.)",state="paired"} 2.0$', text, flags=re.MULTILINE
+        )
+        assert lags == set(accounts)
+        assert "NaN" not in text
+        return lags
+
+    assert told("a b", "b c") == {"b", "c"}
+    assert told("b d") == {"b", "d"}
+    assert told("a") == {"a"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from pathlib import Path
@@ -92,6 +93,30 @@ def test_the_log_stays_below_its_bytes_with_a_reader_that_stands_still(host: Hos
     for _ in range(3):
         host.monitor.round()
     assert host.retention.segments(EVENTS) == host.retained(), "tombstones outlived their readers"
+
+
+def test_a_challenger_that_is_gone_has_no_metrics_until_it_is_back(host: Host) -> None:
+    def told() -> set[str]:
+        gauges = (host.metrics.accounting, host.metrics.shadow_lag_events, host.metrics.shadow_lag_seconds)
+        samples = [sample for gauge in gauges for sample in gauge.collect()[0].samples]
+        return {sample.labels["challenger"] for sample in samples if not math.isnan(sample.value)}
+
+    host.start_challenger()
+    host.gateway.append(events([0] * 10))
+    host.shadow()
+    host.monitor.round()
+    assert told() == {"c"}
+    host.serving = set()
+    host.monitor.round()
+    assert told() == {"c"}, "it has no version any more, and still runs"
+    host.results.close()
+    host.gateway.append(events([0] * 10))
+    host.monitor.round()
+    assert told() == set()
+    assert host.ledger.totals("c").pending == 10, "its account is kept"
+    host.serving = {"c"}
+    host.monitor.round()
+    assert told() == {"c"}
 
 
 def test_what_all_have_read_goes_before_what_one_has_not(host: Host) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -44,10 +45,8 @@ class Archiving:
         if self._clock() < self._next:
             return
         rows, began = 0, self._clock()
-        backlog: Mapping[str, int] = {}
         try:
             rows = self._archiver.round()
-            backlog = self._archiver.backlog()
         except (ShadowError, OSError) as error:
             if str(error) != self._problem:
                 log.error("the log is not archived", problem=str(error))
@@ -58,7 +57,14 @@ class Archiving:
             self._problem = ""
         pause = max(_EVERY_SECONDS, _IDLE_PART * (self._clock() - began)) if rows < _BACKLOG_ROWS else 0.0
         self._next = self._clock() + pause
-        self._publisher.publish_lake(self._archiver.manifest, backlog, failing=bool(self._problem))
+        self._publisher.publish_lake(self._archiver.manifest, failing=bool(self._problem))
+
+    def publish_lag(self, infos: Sequence[SegmentInfo]) -> None:
+        """Tell what the log has and the lake has not, by the log: it goes on growing while nothing is archived."""
+        rows: dict[str, int] = defaultdict(int)
+        for info in infos:
+            rows[info.stream] += 0 if info.state == "retired" else self.unarchived(info)
+        self._publisher.publish_lag(rows)
 
     def unarchived(self, info: SegmentInfo) -> int:
         """How many rows of a segment the lake does not have."""

@@ -54,8 +54,8 @@ class Monitor:
 
     def round(self) -> None:
         """Retention, accounting, publication."""
-        infos = self._retainer.look()
-        removals = self._retainer.due(infos, serving=self._serving())
+        infos, serving = self._retainer.look(), self._serving()
+        removals = self._retainer.due(infos, serving=serving)
         tombstones = self._retainer.passed(infos)
         # Only what the saved state has counted may go: a crash between would count it never or twice.
         if (removals or tombstones) and self.save():
@@ -64,7 +64,9 @@ class Monitor:
         self._ledger.read()
         if time.monotonic() >= self._next_save:
             self.save()
-        self._publisher.publish(self._ledger, infos)
+        self._publisher.publish(self._ledger, infos, serving=serving)
+        if self._archiving is not None:
+            self._archiving.publish_lag(infos)
 
     def archive(self) -> None:
         """Archive what is due; between rounds, so that a backlog is worked off faster than they come."""

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import structlog
 
+from shadow_mlops.domain.events import RESULTS_PREFIX
 from shadow_mlops.eventlog.retention import SegmentInfo
 from shadow_mlops.lake.manifest import Manifest
 from shadow_mlops.lake.matching import UNMATCHED, VERDICTS
 from shadow_mlops.lake.tables import SCHEMAS
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.telemetry.metrics import Metrics
+from shadow_mlops.telemetry.series import Left, Series
 
 log = structlog.get_logger()
+
+_STATES = ("sampled", "paired", "timed_out", "shed", "errored", "pending")
 
 
 class ChallengerAccount(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,17 +74,34 @@ class Publisher:
     ----------
     path
         Of ``accounting.json``.
+    left
+        Series that an earlier monitor has left behind.
     """
 
-    def __init__(self, path: Path, metrics: Metrics) -> None:
+    def __init__(self, path: Path, metrics: Metrics, left: Left | None = None) -> None:
         self._path = path
         self._metrics = metrics
+        self._accounts = Series(metrics.accounting, left)
+        self._lag_events = Series(metrics.shadow_lag_events, left)
+        self._lag_seconds = Series(metrics.shadow_lag_seconds, left)
+        self._versions = Series(metrics.model_prediction_count, left)
+        self._log_bytes = Series(metrics.log_bytes, left)
+        self._log_segments = Series(metrics.log_segments, left)
+        self._log_rows = Series(metrics.log_rows, left)
+        self._lake_lag = Series(metrics.lake_lag_rows, left)
         self._unwritten = ""
 
-    def publish(self, ledger: Ledger, infos: Sequence[SegmentInfo]) -> None:
-        """Tell how the books and the log stand."""
+    def publish(self, ledger: Ledger, infos: Sequence[SegmentInfo], *, serving: Collection[str] | None = None) -> None:
+        """Tell how the books and the log stand.
+
+        Parameters
+        ----------
+        serving
+            Names of the challengers that have a version; None: not known. One that has none and does not run is left
+            out of the metrics. Its account stays, in case that it comes back.
+        """
         books = accounting(ledger)
-        self._set_accounts(ledger, books)
+        self._set_accounts(ledger, _shown(books.challengers, infos, serving))
         self._set_log(ledger, infos)
         temporary = self._path.with_suffix(".tmp")
         try:
@@ -93,9 +114,12 @@ class Publisher:
         else:
             self._unwritten = ""
 
-    def publish_lake(self, manifest: Manifest, backlog: Mapping[str, int], *, failing: bool) -> None:
-        """Tell how the lake stands, and what it does not have yet."""
+    def publish_lake(self, manifest: Manifest, *, failing: bool) -> None:
+        """Tell how the lake stands."""
         metrics = self._metrics
+        metrics.lake_failing.set(failing)
+        if failing and not manifest.number:
+            return  # it could not be read: nobody knows what it has
         for table in SCHEMAS:
             files = manifest.files.get(table, ())
             metrics.lake_rows.labels(table).set(sum(file.rows for file in files))
@@ -104,9 +128,10 @@ class Publisher:
             metrics.lake_archived_rows.labels(table).set(manifest.counts.get(table, 0))
         for verdict in (*VERDICTS, UNMATCHED):
             metrics.lake_outcomes.labels(verdict).set(manifest.counts.get(verdict, 0))
-        for stream, rows in backlog.items():
-            metrics.lake_lag_rows.labels(stream).set(rows)
-        metrics.lake_failing.set(failing)
+
+    def publish_lag(self, rows: Mapping[str, int]) -> None:
+        """Tell how many rows of each stream the lake does not have yet."""
+        self._lake_lag.replace({(stream,): count for stream, count in rows.items()})
 
     def lost(self, stream: str, rows: int) -> None:
         """Count rows that were removed before they were archived."""
@@ -120,26 +145,32 @@ class Publisher:
         """Count bytes of the log that were no frame."""
         self._metrics.frames_set_aside.labels(stream).inc(size)
 
-    def _set_accounts(self, ledger: Ledger, books: Accounting) -> None:
-        metrics = self._metrics
-        for name, account in books.challengers.items():
-            for state in ("sampled", "paired", "timed_out", "shed", "errored", "pending"):
-                metrics.accounting.labels(name, state).set(getattr(account, state))
-            metrics.accounting.labels(name, "imbalance").set(ledger.totals(name).imbalance)
-            metrics.shadow_lag_events.labels(name).set(account.lag_events)
-            metrics.shadow_lag_seconds.labels(name).set(account.lag_seconds)
-        for version, count in ledger.state.versions.items():
-            metrics.model_prediction_count.labels(version).set(count)
-        metrics.repeated_request_ids.set(ledger.state.repeated)
+    def _set_accounts(self, ledger: Ledger, shown: Mapping[str, ChallengerAccount]) -> None:
+        figures: dict[tuple[str, ...], float] = {}
+        for name, account in shown.items():
+            figures |= {(name, state): getattr(account, state) for state in _STATES}
+            figures[name, "imbalance"] = ledger.totals(name).imbalance
+        self._accounts.replace(figures)
+        self._lag_events.replace({(name,): account.lag_events for name, account in shown.items()})
+        self._lag_seconds.replace({(name,): account.lag_seconds for name, account in shown.items()})
+        self._versions.replace({(version,): count for version, count in ledger.state.versions.items()})
+        self._metrics.repeated_request_ids.set(ledger.state.repeated)
 
     def _set_log(self, ledger: Ledger, infos: Sequence[SegmentInfo]) -> None:
-        size: dict[str, int] = defaultdict(int)
-        segments: dict[str, int] = defaultdict(int)
+        size: dict[tuple[str, ...], float] = defaultdict(int)
+        segments: dict[tuple[str, ...], float] = defaultdict(int)
         for info in infos:
-            size[info.stream] += info.bytes
-            segments[info.stream] += info.state != "retired"
-        for stream, used in size.items():
-            self._metrics.log_bytes.labels(stream).set(used)
-            self._metrics.log_segments.labels(stream).set(segments[stream])
-        for stream, rows in ledger.state.rows.items():
-            self._metrics.log_rows.labels(stream).set(rows)
+            size[info.stream,] += info.bytes
+            segments[info.stream,] += info.state != "retired"
+        self._log_bytes.replace(size)
+        self._log_segments.replace(segments)
+        self._log_rows.replace({(stream,): rows for stream, rows in ledger.state.rows.items()})
+
+
+def _shown(
+    accounts: Mapping[str, ChallengerAccount], infos: Sequence[SegmentInfo], serving: Collection[str] | None
+) -> Mapping[str, ChallengerAccount]:
+    if serving is None:
+        return accounts
+    live = {info.stream for info in infos if info.state == "live"}
+    return {name: account for name, account in accounts.items() if name in serving or RESULTS_PREFIX + name in live}

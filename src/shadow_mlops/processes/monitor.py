@@ -24,7 +24,7 @@ from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
-from shadow_mlops.telemetry.metrics import open_metrics
+from shadow_mlops.telemetry.metrics import merged_samples, open_metrics
 
 log = structlog.get_logger()
 
@@ -84,7 +84,7 @@ def build(settings: Settings) -> tuple[Monitor, Ledger, Archiving]:
     for directory in (run_directory, state_path.parent):
         directory.mkdir(parents=True, exist_ok=True)
     metrics = open_metrics(run_directory / "metrics", "monitor")
-    publisher = Publisher(run_directory / "accounting.json", metrics)
+    publisher = Publisher(run_directory / "accounting.json", metrics, merged_samples(run_directory / "metrics"))
     ledger = Ledger(SegmentLog(root, on_set_aside=publisher.set_aside), read_state(state_path))
     limits = Limits(max_bytes=deployment.log.max_bytes, max_age_seconds=deployment.log.retain_days * 86400)
     archiver = Archiver(

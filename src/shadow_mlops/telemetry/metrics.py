@@ -7,14 +7,17 @@ thousands.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -235,19 +238,35 @@ def observe_many(histogram: Histogram, seconds: NDArray[np.float64]) -> None:
             bucket.inc(count)
 
 
+def forget(gauge: Gauge, *labels: str) -> None:
+    """Take a series out of the published text until it is set again: files of shared metrics cannot lose one."""
+    gauge.labels(*labels).set(math.nan)
+
+
 def merged_text(directory: Path) -> bytes:
     """Prometheus text of all processes that keep their metrics in the folder."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    registry.register(_Merged(directory))
     return generate_latest(registry)
 
 
 def merged_samples(directory: Path) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Sample name and sorted labels -> value, over all processes that keep their metrics in the folder."""
-    registry = CollectorRegistry()
-    collector = MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in collector.collect()  # type: ignore[no-untyped-call]
+        for family in _Merged(directory).collect()
         for sample in family.samples
     }
+
+
+class _Merged(Collector):
+    """All processes' metrics, without series that are forgotten."""
+
+    def __init__(self, directory: Path) -> None:
+        self._collector = MultiProcessCollector(None, path=str(directory))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._collector.collect():  # type: ignore[no-untyped-call]
+            if family.type == "gauge":
+                family.samples = [sample for sample in family.samples if not math.isnan(sample.value)]
+            yield family
