@@ -9,6 +9,7 @@ import pytest
 from lakerows import Rows, schema
 from shadow_mlops.comparison.closer import Look
 from shadow_mlops.comparison.comparing import compare_tables
+from shadow_mlops.comparison.html import page
 from shadow_mlops.comparison.report import Challenger
 
 
@@ -154,3 +155,19 @@ def test_a_plain_comparison_looks_no_closer() -> None:
         found = compare_tables(connection, rows.schemas)
     assert found.challengers[0].segments is None
     assert b"request_id" not in msgspec.json.encode(found)
+
+
+def test_the_page_shows_what_names_hold_as_text_and_asks_for_nothing() -> None:
+    rows = planted(2000)
+    for event in rows.events:
+        event["entity"], event["s_s"] = "<script>alert(1)</script>", "<b>" if event["row"] % 2 else "plain"
+    with rows.connection() as connection:
+        found = compare_tables(connection, rows.schemas, look=Look(segments=True, disagreements=3))
+    text = page(found)
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert "&lt;script&gt;" in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    for word in ("log loss", "Segments", "Disagreements", "accuracy", "2,000 pairs"):
+        assert word in text

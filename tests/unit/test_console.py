@@ -13,12 +13,12 @@ from structlog.testing import capture_logs
 
 from shadow_mlops.console import Answer, Console
 from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError
-from shadow_mlops.rollout import Followed, Status, Switch
+from shadow_mlops.rollout import CanaryChange, Followed, Status, Switch
 from shadow_mlops.state import audit, open_state, upgrade
 
 TOKEN = "s3cret-of-operators"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
-GUARDED = [("GET", "/shadow/logs"), ("GET", "/audit"), ("POST", "/promote"), ("POST", "/rollback")]
+GUARDED = [("GET", "/shadow/logs"), ("GET", "/audit"), ("POST", "/promote"), ("POST", "/rollback"), ("POST", "/canary")]
 
 
 class Compared(msgspec.Struct):
@@ -47,6 +47,8 @@ class Running:
         self.console = Console(
             token=TOKEN,
             compare=Answer(lambda *given: self.note("compare", given, Compared(3)), Compared),
+            inspect=Answer(lambda *given: self.note("inspect", given, Compared(3)), Compared),
+            gate=Answer(lambda: self.note("gate", (), {"decision": "keep_watching"}), dict[str, str]),
             logs=Answer(lambda *given: self.note("logs", given, Page([{"event_id": 1}], "n")), Page),
             rollout=self,
             state=self.state,
@@ -65,6 +67,16 @@ class Running:
 
     def rollback(self, **more):
         return self.note("rollback", more, switch("rollback", "1"))
+
+    @property
+    def canaries(self):
+        return self
+
+    def order(self, action, role, **more):
+        followed = Followed(served=True, gateway=True, seconds=0.1, detail="served")
+        return self.note(
+            "canary", (action, role, more), CanaryChange(action=action, canary=None, followed=followed, audit_id=9)
+        )
 
     def accept(self, headers, body):
         return self.note("events", (headers, body), (202, {"accepted": 2}))
@@ -250,10 +262,12 @@ def test_the_document_describes_every_answer(running):
     document = running.call("GET", "/openapi.json").json()
     assert set(document["paths"]) == {
         "/shadow/comparison",
+        "/shadow/gate",
         "/shadow/logs",
         "/audit",
         "/promote",
         "/rollback",
+        "/canary",
         "/events",
     }
     text = msgspec.json.encode(document).decode()
@@ -314,3 +328,29 @@ def test_more_comparisons_than_can_be_made_are_refused(running):
 
 def test_no_path_is_redirected_to_the_loopback_address(running):
     assert running.call("GET", "/shadow/comparison/").status_code == 404
+
+
+def test_a_closer_look_is_for_operators(tmp_path):
+    running = Running(tmp_path)
+    for query in ("?segments=true", "?disagreements=1"):
+        assert running.call("GET", f"/shadow/comparison{query}").status_code == 401
+    assert running.asked == []
+    answer = running.call("GET", "/shadow/comparison?segments=true&disagreements=true", headers=OPERATOR)
+    assert answer.status_code == 200
+    assert running.asked == [("inspect", (None, None, False, True, True))]
+
+
+def test_how_the_gate_stands_is_open(tmp_path):
+    answer = Running(tmp_path).call("GET", "/shadow/gate")
+    assert (answer.status_code, answer.json()) == (200, {"decision": "keep_watching"})
+
+
+def test_canary_orders_are_passed_on_with_who_gave_them(tmp_path):
+    running = Running(tmp_path)
+    answer = running.call("POST", "/canary", json={"action": "freeze", "reason": "weekend"}, headers=OPERATOR)
+    assert answer.status_code == 200
+    ((_, (action, role, more)),) = running.asked
+    assert (action, role, more["reason"]) == ("freeze", "challenger", "weekend")
+    assert more["who"].startswith("operator@")
+    wrong = running.call("POST", "/canary", json={"action": "explode"}, headers=OPERATOR)
+    assert wrong.status_code == 422

@@ -14,20 +14,26 @@ from rich.text import Text
 
 from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.cli.replay import moment
+from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import SettingsError
-from shadow_mlops.processes.settings import load_settings
+from shadow_mlops.processes.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # DuckDB and Arrow take a fifth of a second to import: only who compares pays for them
-    from shadow_mlops.comparison import Account, Against, Challenger, Comparison, Side
+    from shadow_mlops.comparison import (
+        Account,
+        Against,
+        Challenger,
+        Comparison,
+        Disagreements,
+        Look,
+        Said,
+        Segments,
+        Side,
+    )
 
-_FIGURES = {
-    "binary": {"accuracy": "accuracy", "AUC": "auc", "log loss": "log_loss", "Brier": "brier"},
-    "multiclass": {"accuracy": "accuracy", "AUC (macro)": "auc", "log loss": "log_loss", "Brier": "brier"},
-    "regression": {"RMSE": "rmse", "MAE": "mae", "R²": "r2"},
-}
-_LATENCIES = {"p50 ms": "latency_p50_ms", "p99 ms": "latency_p99_ms"}
 _HIGHER_IS_BETTER = {"accuracy", "auc", "r2"}
 _LONG = 1e12  # from here on digits would push the columns apart
+_ROWS = 20
 _FATES = ("paired", "timed_out", "shed", "errored", "pending")
 
 
@@ -37,7 +43,13 @@ def compare(  # noqa: PLR0917 - one parameter per option
     ] = "",
     until: Annotated[str, typer.Option(help="Only events before this time.")] = "",
     exact: Annotated[bool, typer.Option("--exact", help="Sort for the AUC instead of counting in bins.")] = False,
-    output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print it.")] = "table",
+    segments: Annotated[
+        bool, typer.Option("--segments", help="Compare where a feature has one value: where is it better, where worse?")
+    ] = False,
+    disagreements: Annotated[
+        bool, typer.Option("--disagreements", help="List the largest and the most frequent disagreements.")
+    ] = False,
+    output: Annotated[Literal["table", "json", "html"], typer.Option("--format", help="How to print it.")] = "table",
     deployment: DeploymentOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -60,7 +72,11 @@ def compare(  # noqa: PLR0917 - one parameter per option
         since=first,
         until=last,
         exact=exact,
+        look=_look(settings, segments=segments, disagreements=disagreements),
     )
+    if output == "html":
+        sys.stdout.write(comparison.page(found))
+        return
     if output == "json":
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
         return
@@ -82,6 +98,63 @@ def rendered(found: Comparison) -> Iterator[RenderableType]:
             yield from _challenger(challenger, earlier=number > 0, bins=found.auc_bins)
         if not part.challengers:
             yield f"no pairs with champion {part.champion.version} yet\n"
+
+
+def _look(settings: Settings, *, segments: bool, disagreements: bool) -> Look | None:
+    if not (segments or disagreements):
+        return None
+    from shadow_mlops.comparison import LISTED, Look  # noqa: PLC0415 - as above
+
+    gate = load_deployment(settings.deployment_file).gate
+    return Look(segments=segments, disagreements=LISTED if disagreements else 0, loss=gate.metric, bound=gate.bound)
+
+
+def _segments(found: Segments) -> Iterator[RenderableType]:
+    if not found.pairs:
+        yield "no labelled pairs to cut into segments yet"
+        return
+    named = [segment for segment in found.segments if segment.verdict != "undecided"]
+    yield Text(f"segments, {found.loss.replace('_', ' ')}, {found.pairs:,} labelled pairs", "bold")
+    if not named:
+        yield f"none of {len(found.segments):,} segments differs in a way that holds; the most harmed ones:"
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("feature", "value", "entities", "difference", "evidence worse", "evidence better", ""):
+        table.add_column(name, justify="left" if name in {"feature", "value", ""} else "right")
+    for segment in (named or found.segments)[:_ROWS]:
+        style = {"worse": "red", "better": "green", "undecided": ""}[segment.verdict]
+        table.add_row(
+            Text(segment.feature),
+            Text(segment.value),
+            f"{segment.entities:,}",
+            f"{segment.difference:+.4f}",
+            f"{segment.e_value_worse:.3g}",
+            f"{segment.e_value_better:.3g}",
+            Text(segment.verdict, style),
+        )
+    yield table
+    if found.left_out:
+        yield Text(f"too many texts to look at each: {', '.join(found.left_out)}")
+
+
+def _disagreements(found: Disagreements) -> Iterator[RenderableType]:
+    if found.scores is not None:
+        yield found.scores.words
+    for cell in found.frequent:
+        yield Text(cell.words)
+    if not found.largest:
+        return
+    yield Text("largest disagreements", "bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in ("request", "entity", "champion", "challenger", "came true"):
+        table.add_column(name)
+    for row in found.largest:
+        sides = (_said(row.champion), _said(row.challenger))
+        table.add_row(*(Text(text) for text in (row.request_id, row.entity or "", *sides, row.outcome or "")))
+    yield table
+
+
+def _said(side: Said) -> str:
+    return " ".join(part for part in (side.label or "", "" if side.score is None else f"{side.score:.4g}") if part)
 
 
 def _nothing(found: Comparison) -> str:
@@ -113,6 +186,10 @@ def _challenger(challenger: Challenger, *, earlier: bool, bins: int | None) -> I
         yield _table(challenger)
     yield from _notes(challenger, bins)
     yield _conservation(challenger.accounting)
+    if challenger.segments is not None:
+        yield from _segments(challenger.segments)
+    if challenger.disagreements is not None:
+        yield from _disagreements(challenger.disagreements)
     yield ""
 
 
@@ -133,9 +210,11 @@ def _table(challenger: Challenger) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("", "champion", "challenger", "change"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    figures = _FIGURES[challenger.task] if challenger.labelled else {}
-    for name, key in (figures | _LATENCIES).items():
-        digits = 3 if key in _LATENCIES.values() else 4
+    from shadow_mlops.comparison.html import FIGURES, LATENCIES  # noqa: PLC0415 - as above
+
+    figures = FIGURES[challenger.task] if challenger.labelled else {}
+    for name, key in (figures | LATENCIES).items():
+        digits = 3 if key in LATENCIES.values() else 4
         table.add_row(name, *_cells(challenger.champion, challenger, key, digits))
     return table
 
@@ -145,7 +224,7 @@ def _cells(champion: Side, challenger: Side, key: str, digits: int) -> tuple[str
     if ours is None or theirs is None:
         return "-", "-", Text("-")
     better = (theirs > ours) == (key in _HIGHER_IS_BETTER)
-    style = "" if theirs == ours or key in _LATENCIES.values() else "green" if better else "red"
+    style = "" if theirs == ours or key.startswith("latency") else "green" if better else "red"
     return _number(ours, digits), _number(theirs, digits), Text(_number(theirs - ours, digits, "+"), style)
 
 

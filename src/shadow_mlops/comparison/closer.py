@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -12,8 +12,12 @@ from shadow_mlops.comparison.disagreements import disagreements
 from shadow_mlops.comparison.report import Challenger
 from shadow_mlops.comparison.segments import segments
 from shadow_mlops.comparison.sided import features_of, open_sided
+from shadow_mlops.domain.deployment import GATE_METRICS, UNBOUNDED_METRICS
 from shadow_mlops.domain.events import EventSchema
 from shadow_mlops.statistics.losses import Loss
+
+LISTED = 20
+"""Disagreements of each list, as commands and routes show them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +31,14 @@ class Look:
     disagreements
         How many of the largest, and of the most frequent, to list; 0: none.
     loss
-        What segments are compared in; None, and the AUC, which a single row does not have: log loss for classes.
+        What segments are compared in; None, and what a single row of the task does not have: the task's first.
     bound
         Of an unbounded loss: larger ones count as this. Without it a regression has no segments.
     """
 
     segments: bool = False
     disagreements: int = 0
-    loss: Loss | None = None
+    loss: str | None = None
     bound: float | None = None
 
     def closer(
@@ -67,6 +71,6 @@ class Look:
         return looked_at
 
     def _loss(self, challenger: Challenger) -> Loss | None:
-        if challenger.task == "regression":
-            return (self.loss or "squared_error") if self.bound is not None else None
-        return self.loss if self.loss not in {None, "auc"} else "log_loss"
+        known = [name for name in GATE_METRICS[challenger.task] if name != "auc"]
+        wanted = self.loss if self.loss in known else known[0]
+        return None if wanted in UNBOUNDED_METRICS and self.bound is None else cast("Loss", wanted)

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp
 
 from shadow_mlops import __version__
 from shadow_mlops.access import check
-from shadow_mlops.console.bodies import Promotion, Rollback, read_bytes, read_json
+from shadow_mlops.console.bodies import CanaryOrder, Promotion, Rollback, read_bytes, read_json
 from shadow_mlops.console.errors import RequestIds, add_error_handlers
 from shadow_mlops.console.openapi import document, events_body, json_body, responses
 from shadow_mlops.domain.errors import ConflictError, InvalidFieldsError, UnavailableError
-from shadow_mlops.rollout import Switch
+from shadow_mlops.rollout import CanaryAction, CanaryChange, Switch
 from shadow_mlops.state import audit
 
 _T = TypeVar("_T")
@@ -38,6 +38,13 @@ class Answer:
     kind: Any
 
 
+class Stepping(Protocol):
+    """What ``POST /canary`` needs of :class:`~shadow_mlops.rollout.canary.Canaries`."""
+
+    def order(self, action: CanaryAction, role: str, *, who: str, reason: str, details: dict[str, Any]) -> CanaryChange:
+        """See there."""
+
+
 class Switching(Protocol):
     """What the operator routes need of :class:`~shadow_mlops.rollout.Rollout`."""
 
@@ -45,6 +52,10 @@ class Switching(Protocol):
         """See there."""
 
     def rollback(self, *, who: str, reason: str, details: dict[str, Any]) -> Switch:
+        """See there."""
+
+    @property
+    def canaries(self) -> Stepping:
         """See there."""
 
 
@@ -64,6 +75,10 @@ class Console:
         Operators' bearer token.
     compare
         ``(since, until, exact) -> `` the comparison.
+    inspect
+        ``(since, until, exact, segments, disagreements) -> `` the same, closer.
+    gate
+        ``() -> `` how gates and canary stand.
     logs
         ``(limit, after) -> `` a page of the recorded pairs.
     rollout
@@ -81,6 +96,8 @@ class Console:
         *,
         token: str,
         compare: Answer,
+        inspect: Answer,
+        gate: Answer,
         logs: Answer,
         rollout: Switching,
         state: Engine,
@@ -90,6 +107,8 @@ class Console:
     ) -> None:
         self._token = token
         self._compare = compare
+        self._inspect = inspect
+        self._gate = gate
         self._logs = logs
         self._rollout = rollout
         self._state = state
@@ -107,7 +126,7 @@ class Console:
             title=title, version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
         )
         self.application.openapi = lambda: document(  # type: ignore[method-assign]
-            self.application, {"Comparison": compare.kind, "LogsPage": logs.kind}
+            self.application, {"Comparison": compare.kind, "LogsPage": logs.kind, "Gate": gate.kind}
         )
         self._guarded = [Depends(HTTPBearer(scheme_name="operator", auto_error=False)), Depends(self._operator)]
         add_error_handlers(self.application)
@@ -139,7 +158,7 @@ class Console:
         finally:
             self._reading -= 1
 
-    async def _operate(self, order: Callable[[], Switch]) -> Switch:
+    async def _operate(self, order: Callable[[], _T]) -> _T:
         # Refused, not queued: an order that is repeated because its answer took long would undo the first.
         if self._order is not None and not self._order.done():
             raise ConflictError("another promotion or rollback is under way; GET /audit says which")
@@ -162,13 +181,30 @@ class Console:
             summary="Champion against challengers",
             responses=responses(200, "Comparison"),
         )
-        async def comparison(
+        async def comparison(  # noqa: PLR0917 - one parameter per query parameter
+            request: Request,
             since: Annotated[datetime | None, Query(description="Events from this time on; UTC unless told.")] = None,
             until: Annotated[datetime | None, Query(description="Events before this time.")] = None,
             exact: Annotated[bool, Query(description="Sort for the AUC instead of counting in bins.")] = False,
+            segments: Annotated[bool, Query(description="Compare in segments too; operators only.")] = False,
+            disagreements: Annotated[bool, Query(description="List disagreements too; operators only.")] = False,
         ) -> Response:
             """Pairs, agreement, and on labelled pairs accuracy, AUC, log loss and Brier score of each side."""
-            return _json(await self._read(partial(self._compare.call, _utc(since), _utc(until), exact)))
+            span = (_utc(since), _utc(until), exact)
+            if segments or disagreements:  # values of features, and customers
+                self._operator(request)
+                return _json(await self._read(partial(self._inspect.call, *span, segments, disagreements)))
+            return _json(await self._read(partial(self._compare.call, *span)))
+
+        @app.get(
+            "/shadow/gate",
+            tags=["rollout"],
+            summary="What stands between a challenger and promotion",
+            responses=responses(200, "Gate", 409),
+        )
+        async def gate() -> Response:
+            """What the gate says and why, how many labels it needs, its guardrails; the canary step in force."""
+            return _json(await self._read(self._gate.call))
 
         @app.get(
             "/shadow/logs",
@@ -228,6 +264,22 @@ class Console:
             """The version with the alias `previous` answers again; the one that did becomes `previous`."""
             body = await read_json(request, Rollback, self._max_body)
             order = partial(self._rollout.rollback, reason=body.reason, **_origin(request))
+            return _json(await self._operate(order))
+
+        @app.post(
+            "/canary",
+            tags=["rollout"],
+            summary="Start a canary, go on, hold or end it",
+            dependencies=self._guarded,
+            responses=responses(200, "CanaryChange", 400, 401, 404, 409, 413, 415),
+            openapi_extra=json_body("CanaryOrder", {"action": "start", "reason": "the gate says promote"}),
+        )
+        async def canary(request: Request) -> Response:
+            """A challenger answers a part of the entities; `abort`, or a rollback, gives them back to the champion."""
+            body = await read_json(request, CanaryOrder, self._max_body)
+            order = partial(
+                self._rollout.canaries.order, body.action, body.role, reason=body.reason, **_origin(request)
+            )
             return _json(await self._operate(order))
 
     def _add_taking(self) -> None:

@@ -14,6 +14,7 @@ from shadow_mlops.domain.errors import (
     MalformedBodyError,
     Problem,
 )
+from shadow_mlops.rollout import CanaryAction
 
 Version = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Reason = Annotated[str, msgspec.Meta(max_length=2000, description="Kept in the audit trail.")]
@@ -29,6 +30,15 @@ class Promotion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Body of ``POST /rollback``."""
 
+    reason: Reason = ""
+
+
+class CanaryOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of ``POST /canary``."""
+
+    action: CanaryAction
+    role: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] = "challenger"
+    """Only ``start`` asks for it."""
     reason: Reason = ""
 
 

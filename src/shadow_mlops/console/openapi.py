@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from shadow_mlops.console.bodies import Promotion, Rollback
+from shadow_mlops.console.bodies import CanaryOrder, Promotion, Rollback
 from shadow_mlops.console.reported import ReportedEvent
-from shadow_mlops.rollout import Switch
+from shadow_mlops.rollout import CanaryChange, Switch
 from shadow_mlops.state.audit import Entries
 
 _REF = "#/components/schemas/{name}"
@@ -86,6 +86,8 @@ def document(app: FastAPI, answers: Mapping[str, Any]) -> dict[str, Any]:
         "Promotion": Promotion,
         "Rollback": Rollback,
         "Switch": Switch,
+        "CanaryOrder": CanaryOrder,
+        "CanaryChange": CanaryChange,
         "AuditTrail": Entries,
         "ReportedEvent": ReportedEvent,
     }

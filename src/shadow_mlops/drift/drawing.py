@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from shadow_mlops.drift.markup import Node, element
 from shadow_mlops.drift.report import Bin, FeatureDrift, Moment
 from shadow_mlops.drift.wording import figure, moment, printable, share
+from shadow_mlops.markup import Node, element
 
 _WIDTH = 360.0
 _LETTER = 6.1  # width of a letter of a tick, in units of the view box: on the safe side of usual fonts
@@ -65,7 +65,7 @@ def _picture(title: str, height: float, drawn: Sequence[Node], kind: str) -> Nod
 
 
 def _bars(bins: Sequence[Bin]) -> list[_Bar]:
-    reference, current = (max(sum(counts), 1) for counts in zip(*((b.reference, b.current) for b in bins), strict=True))
+    reference, current = max(sum(b.reference for b in bins), 1), max(sum(b.current for b in bins), 1)
     return [_Bar(b, b.reference / reference, b.current / current) for b in bins]
 
 

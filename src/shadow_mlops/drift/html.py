@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 
-from shadow_mlops import __version__
+from shadow_mlops import __version__, markup
 from shadow_mlops.drift.drawing import histogram, meter, sketch, timeline
-from shadow_mlops.drift.markup import Content, Node, element, written
 from shadow_mlops.drift.report import DriftReport, FeatureDrift, Score
 from shadow_mlops.drift.wording import (
     STATES,
@@ -24,13 +22,17 @@ from shadow_mlops.drift.wording import (
     state_of,
     what_was_found,
 )
+from shadow_mlops.markup import Content, Node, element
 
-# Should a name of the data ever become markup in spite of the serialiser, the browser loads and runs nothing for it.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _SIGNS = {
     "none": "M5 12.5l4.5 4.5L19 7.5",
     "alert": "M12 6.5v7.5M12 17.6v.1",
     "retrain": "M12 6.5v7.5M12 17.6v.1",
+}
+_NULLS = {
+    "chi_square": "the limit for large counts",
+    "exact": "simulated for these very counts",
+    "none": "none, all rows are in one bin",
 }
 _WORDS = re.compile(r"[^_.\-]*[_.\-]+|[^_.\-]+")
 _MOST_BINS = 200  # of a table: a feature may have a thousand categories
@@ -46,20 +48,9 @@ def page(report: DriftReport) -> str:
     report
         Names and words may hold anything: all of it is shown as text.
     """
-    style = (files("shadow_mlops.drift") / "report.css").read_text(encoding="utf-8")
     title = f"{TITLES[report.verdict]}: {sentence(report.current)} against {sentence(report.reference)}"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("meta", name="referrer", content="no-referrer"),
-        element("title", title),
-        element("style", style),
-    )
-    main = element("main", *_sections(report))
-    return f"<!doctype html>\n{written(element('html', head, element('body', main, _footer(report)), lang='en'))}\n"
+    footer = f"Shadow MLOps {__version__} · {sentence(report.created)}"
+    return markup.page(title, *_sections(report), footer=footer)
 
 
 def _sections(report: DriftReport) -> Iterator[Node]:
@@ -236,7 +227,7 @@ def _card(place: int, feature: FeatureDrift, scores: Mapping[str, Score]) -> Nod
         "article",
         element("div", heading, element("span", STATES[state], class_=f"chip {state}"), class_="head"),
         element("p", f"{feature.kind}{missing}", class_="quiet"),
-        histogram(feature),
+        histogram(feature) if feature.bins else None,
         findings if feature.findings else None,
         _scores(scores),
         _details(feature, scores),
@@ -297,8 +288,7 @@ def _remarks(feature: FeatureDrift, scores: Mapping[str, Score]) -> Iterator[str
         yield f"PSI without what samples of this size show by chance: {figure(psi.corrected)}."
     if ks is not None and ks.error_bound:
         yield f"KS is from bin counts: the exact one is at most {figure(ks.error_bound)} larger."
-    null = "the limit for large counts" if feature.p_method == "chi_square" else "simulated for these very counts"
-    yield f"p of the feature {chance(feature.p_value)}; null distribution of PSI: {null}."
+    yield f"p of the feature: {chance(feature.p_value)}. Null distribution of PSI: {_NULLS[feature.p_method]}."
 
 
 def _reading(report: DriftReport) -> Node:
@@ -326,7 +316,3 @@ def _reading(report: DriftReport) -> Node:
     items += [("Limit", sentence(words)) for words in report.limits]
     pairs = (element("div", element("dt", name), element("dd", words)) for name, words in items)
     return _section("How to read this", "", element("dl", *pairs, class_="reading panel"))
-
-
-def _footer(report: DriftReport) -> Node:
-    return element("footer", f"Shadow MLOps {__version__} · {sentence(report.created)}")

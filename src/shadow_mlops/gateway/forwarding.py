@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-FORWARDED = re.compile(r"/shadow/.*|/(?:promote|rollback|audit|events)", re.DOTALL)
+FORWARDED = re.compile(r"/shadow/.*|/(?:promote|rollback|canary|audit|events)", re.DOTALL)
 ANSWER_SECONDS = 300.0  # a model may take a minute to load, and a query over a year of pairs longer
 _CONNECT_SECONDS = 2.0
 _DOCUMENT_SECONDS = 5.0
 _CONNECTIONS = 16
-_ORDERS = re.compile(rb"/(?:promote|rollback|audit)\b")  # of their own: strangers' queries must not keep operators out
+_ORDERS = re.compile(
+    rb"/(?:promote|rollback|canary|audit)\b"
+)  # of their own: strangers' queries must not keep operators out
 _IDLE_SECONDS = 60.0  # less than the console keeps an idle connection
 # RFC 9110, 7.6.1; and what each of the two servers says for itself
 _HOP_BY_HOP = frozenset(

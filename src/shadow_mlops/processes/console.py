@@ -9,13 +9,14 @@ import threading
 from contextlib import closing, nullcontext
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
 import uvloop
 
 from shadow_mlops.access import operator_token
-from shadow_mlops.comparison import Comparison, compare
+from shadow_mlops.comparison import LISTED, Comparison, Look, compare
 from shadow_mlops.console import Answer, Console
 from shadow_mlops.console.intake import Intake
 from shadow_mlops.deployment import load_deployment
@@ -25,6 +26,7 @@ from shadow_mlops.lake.logs import LogsPage, page
 from shadow_mlops.models.registry import Registry
 from shadow_mlops.processes.files import write_word
 from shadow_mlops.processes.gateway import bind
+from shadow_mlops.processes.gating import standing_of
 from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.logfiles import open_log
 from shadow_mlops.processes.rollout import open_rollout, state_of
@@ -111,10 +113,20 @@ def build(settings: Settings, deployment: Deployment, registry: Registry, intake
     def compared(since: datetime | None, until: datetime | None, exact: bool) -> Comparison:
         return compare(lake, accounting=accounting, since=since, until=until, exact=exact)
 
+    gate = deployment.gate
+
+    def inspected(
+        since: datetime | None, until: datetime | None, exact: bool, segments: bool, disagreements: bool
+    ) -> Comparison:
+        look = Look(segments=segments, disagreements=LISTED if disagreements else 0, loss=gate.metric, bound=gate.bound)
+        return compare(lake, accounting=accounting, since=since, until=until, exact=exact, look=look)
+
     state = state_of(settings)
     return Console(
         token=operator_token(settings.data_dir, settings.operator_token.get_secret_value()),
         compare=Answer(compared, Comparison),
+        inspect=Answer(inspected, Comparison),
+        gate=Answer(lambda: standing_of(settings, deployment, state).as_json(), dict[str, Any]),
         logs=Answer(lambda limit, after: page(lake, limit=limit, after=after), LogsPage),
         rollout=open_rollout(settings, deployment, registry, state),
         state=state,

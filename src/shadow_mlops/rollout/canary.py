@@ -194,6 +194,24 @@ class Canaries:
             self._write(None)
         return self._followed("abort", attempt, None)
 
+    def order(
+        self, action: CanaryAction, role: str, *, who: str, reason: str = "", details: Mapping[str, Any] | None = None
+    ) -> CanaryChange:
+        """Carry out an order that came as data.
+
+        Parameters
+        ----------
+        role
+            Of the challenger, for ``start``.
+        """
+        if action == "start":
+            return self.start(role, who=who, reason=reason, details=details)
+        if action == "advance":
+            return self.advance(who=who, reason=reason, details=details)
+        if action == "abort":
+            return self.abort(who=who, reason=reason, details=details)
+        return self.freeze(frozen=action == "freeze", who=who, reason=reason, details=details)
+
     def forget(self) -> None:
         """Remove the tag of a canary that a promotion, or another tool's move of an alias, has ended."""
         try:
