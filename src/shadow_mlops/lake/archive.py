@@ -153,10 +153,6 @@ class Archiver:
         """Stream -> segment -> rows that the lake has."""
         return self.manifest.positions
 
-    def backlog(self) -> dict[Stream, int]:
-        """Stream -> rows that the lake does not have yet."""
-        return self._feed.backlog() if self._feed is not None else {}
-
     def close(self) -> None:
         """Release the open files; the next round opens them again."""
         if self._feed is not None:

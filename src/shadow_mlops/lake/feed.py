@@ -99,10 +99,6 @@ class Feed:
         source = self._sources.get(stream)
         return set(source.tail.position()) if source is not None else set()
 
-    def backlog(self) -> dict[Stream, int]:
-        """Rows of each stream that have not been taken."""
-        return {stream: source.rows + source.tail.backlog() for stream, source in self._sources.items()}
-
     def close(self) -> None:
         """Release the open files."""
         for source in self._sources.values():
