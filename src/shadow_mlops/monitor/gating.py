@@ -86,6 +86,8 @@ class Gating:
         Of ``gate.json``.
     auto_promote
         Begin a rollout when a gate says ``promote``, and promote after its last step, without asking.
+    prepare
+        Makes the database's tables; called until it has succeeded once.
     clock
         Monotonic seconds.
     """
@@ -100,6 +102,7 @@ class Gating:
         path: Path,
         metrics: Metrics,
         auto_promote: bool,
+        prepare: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._gates = gates
@@ -109,6 +112,7 @@ class Gating:
         self._path = path
         self._metrics = metrics
         self._auto = auto_promote
+        self._prepare: Callable[[], None] | None = prepare
         self._clock = clock
         self._next = 0.0
         self._problem = ""
@@ -123,6 +127,9 @@ class Gating:
             return
         began = self._clock()
         try:
+            if self._prepare is not None:
+                self._prepare()
+                self._prepare = None
             roles = self._roles()
             if roles is not None:
                 self._look(roles)

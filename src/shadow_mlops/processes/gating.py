@@ -23,7 +23,7 @@ from shadow_mlops.rollout.gate import Gates
 from shadow_mlops.rollout.spec import spec_of
 from shadow_mlops.rollout.standing import Standing
 from shadow_mlops.rollout.watching import CanaryWatch
-from shadow_mlops.state import audit
+from shadow_mlops.state import audit, upgrade
 from shadow_mlops.telemetry.metrics import Metrics
 
 _WHO = "gate"
@@ -62,6 +62,7 @@ def open_gating(settings: Settings, deployment: Deployment, state: Engine, metri
         path=settings.data_dir / "run" / "gate.json",
         metrics=metrics,
         auto_promote=deployment.gate.auto_promote,
+        prepare=lambda: upgrade(state),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 
 import structlog
 
@@ -15,12 +16,15 @@ from shadow_mlops.eventlog.segments import SegmentLog
 from shadow_mlops.lake.archive import Archiver
 from shadow_mlops.models.serving import read_serving
 from shadow_mlops.monitor.archiving import Archiving
+from shadow_mlops.monitor.gating import Gating
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.monitor.loop import Monitor
 from shadow_mlops.monitor.publishing import Publisher
 from shadow_mlops.monitor.retention import Limits, Retainer
 from shadow_mlops.monitor.state import read_state
+from shadow_mlops.processes.gating import open_gating
 from shadow_mlops.processes.lifetime import Lifetime, only_one
+from shadow_mlops.processes.rollout import state_engine
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
@@ -53,24 +57,40 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
     run_directory = settings.data_dir / "run"
     with only_one(run_directory / "monitor.lock", "the monitor"):
         os.nice(_NICE)
-        monitor, ledger, archiving = build(settings)
+        parts = build(settings)
+        monitor = parts.monitor
         try:
-            log.info("monitor starts", events=ledger.state.events)
+            log.info("monitor starts", events=parts.ledger.state.events)
             due = time.monotonic()
             while not lifetime.ending():
                 monitor.archive()  # first: what the lake has may go from the log
+                if parts.gating is not None:
+                    parts.gating.step()
                 if time.monotonic() >= due:
                     monitor.round()
                     due = max(due + _EVERY, time.monotonic())
                 time.sleep(_PAUSE)
             monitor.save()
         finally:
-            ledger.close()
-            archiving.close()
+            parts.ledger.close()
+            parts.archiving.close()
+            if parts.gating is not None:
+                parts.gating.close()
         log.info("monitor has ended")
 
 
-def build(settings: Settings) -> tuple[Monitor, Ledger, Archiving]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the monitor's process consists of."""
+
+    monitor: Monitor
+    ledger: Ledger
+    archiving: Archiving
+    gating: Gating | None
+    """None where the deployment file has no gate."""
+
+
+def build(settings: Settings) -> Parts:
     """The monitor's parts, from settings and the deployment file.
 
     Raises
@@ -112,7 +132,8 @@ def build(settings: Settings) -> tuple[Monitor, Ledger, Archiving]:
         return now.challengers.keys() if now is not None else None
 
     monitor = Monitor(ledger, retainer, publisher, path=state_path, serving=serving, archiving=archiving)
-    return monitor, ledger, archiving
+    gating = open_gating(settings, deployment, state_engine(settings), metrics)
+    return Parts(monitor, ledger, archiving, gating)
 
 
 if __name__ == "__main__":

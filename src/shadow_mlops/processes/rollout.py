@@ -26,9 +26,20 @@ def state_of(settings: Settings) -> Engine:
     StateError
         If it does not answer, or is newer than this version of the platform.
     """
-    engine = open_state(settings.state_url or f"sqlite:///{settings.data_dir.absolute() / 'state.db'}")
+    engine = state_engine(settings)
     upgrade(engine)
     return engine
+
+
+def state_engine(settings: Settings) -> Engine:
+    """The same, its tables not looked at: for who must start though the database does not answer yet.
+
+    Raises
+    ------
+    StateError
+        If the URL is none.
+    """
+    return open_state(settings.state_url or f"sqlite:///{settings.data_dir.absolute() / 'state.db'}")
 
 
 def open_rollout(settings: Settings, deployment: Deployment, registry: Registry, state: Engine) -> Rollout:
