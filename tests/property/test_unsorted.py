@@ -10,25 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from numbershapes import SHAPES
 from shadow_mlops.statistics import lookup, selection
 from shadow_mlops.statistics.lookup import Lookup
 from shadow_mlops.statistics.selection import ks_distance, order_statistics
 
-SHAPES = {
-    "normal": lambda rng, n: rng.normal(size=n),
-    "heavy tails": lambda rng, n: rng.standard_cauchy(n),
-    "skewed": lambda rng, n: rng.lognormal(0, 3, n),
-    "small counts": lambda rng, n: rng.poisson(5, n).astype(float),
-    "boolean": lambda rng, n: (rng.random(n) < 0.3).astype(float),
-    "constant": lambda rng, n: np.full(n, float(rng.integers(5))),
-    "half zeros": lambda rng, n: rng.exponential(size=n) * (rng.random(n) < 0.5),
-    "rounded": lambda rng, n: rng.normal(size=n).round(2),
-    "all magnitudes": lambda rng, n: rng.normal(size=n) * 10.0 ** rng.integers(-300, 300, n),
-    "infinities": lambda rng, n: np.where(
-        rng.random(n) < 0.1, np.copysign(np.inf, rng.normal(size=n)), rng.normal(size=n)
-    ),
-    "only infinities": lambda rng, n: np.copysign(np.inf, rng.normal(size=n)),
-}
 shapes = st.sampled_from(sorted(SHAPES))
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 400)
