@@ -42,7 +42,6 @@ ALLOWED = 1.3
 RIVER = "river==0.26.1"
 FOREVER = 10**7
 """Buckets; no run has come near."""
-HOURS = 24
 Ints = NDArray[np.int64]
 
 
@@ -189,37 +188,33 @@ def limits(runs: int, bars: tuple[float, ...], seed: int) -> Table:
     ):
         passed = first_passages(Traffic(runs, 1, rng, **kind), 10_000, bars, most=FOREVER)
         table.add(name, passed, bars, promised=False)
-    for name, smooth, promised in (
-        ("the same cycle, a reference for each hour", True, False),
-        ("the same, if rows of one hour are exchangeable", False, True),
+    for name, hours, smooth in (
+        ("the same cycle, a reference for each hour of the day", 24, True),
+        ("the same, if rows of one hour are exchangeable", 24, False),
+        ("the same cycle, a reference for each hour of the week", 168, True),
     ):
-        every = [by_hours(runs, bar, rng, smooth=smooth) for bar in bars]
-        table.add(name, np.stack(every, axis=1), bars, promised=promised)
+        every = [by_hours(runs, bar, rng, hours=hours, smooth=smooth) for bar in bars]
+        table.add(name, np.stack(every, axis=1), bars, promised=False)
     return table
 
 
-def by_hours(runs: int, bar: float, rng: np.random.Generator, *, smooth: bool) -> Floats:
-    """First alarms with a reference for each hour of the day; a smooth cycle goes on within the hour too."""
+def by_hours(runs: int, bar: float, rng: np.random.Generator, *, hours: int, smooth: bool) -> Floats:
+    """First alarms with a reference for each hour of day or week; a smooth cycle goes on within the hour too."""
 
-    def cycle(days: Floats) -> Floats:
-        return 0.5 * np.sin(2 * np.pi * (days if smooth else (np.floor(days * HOURS) + 0.5) / HOURS))
+    def cycle(at: Floats) -> Floats:
+        return 0.5 * np.sin(2 * np.pi * (at if smooth else np.floor(at) + 0.5) / 24)
 
     def draw(bucket: int, going: Ints) -> Ints:
-        row = rng.standard_normal((len(going), 1)) + cycle(np.float64(bucket % DAY / DAY))
+        row = rng.standard_normal((len(going), 1)) + cycle(np.float64(bucket * 24 / DAY))
         return counts_of(row, edges[going])
 
-    days = rng.random((runs, 10_000))
-    values = rng.standard_normal(days.shape) + cycle(days)
+    at = rng.random((runs, 10_000)) * hours
+    values = rng.standard_normal(at.shape) + cycle(at)
     edges = edges_of(values)
-    reference = np.stack([seasonal_counts(v, d, e) for v, d, e in zip(values, days, edges, strict=True)])
-    return passages(reference, "number", draw, bar, group=lambda bucket: bucket % DAY * HOURS // DAY)
-
-
-def seasonal_counts(values: Floats, days: Floats, edges: Floats) -> Ints:
-    """Counts (24, 11) of one reference."""
-    counts = np.zeros((HOURS, BINS + 1), dtype=np.int64)
-    np.add.at(counts, ((days * HOURS).astype(int), np.searchsorted(edges, values)), 1)
-    return counts
+    reference = np.zeros((runs, hours, BINS + 1), dtype=np.int64)
+    for counts, hour, rows, borders in zip(reference, at.astype(int), values, edges, strict=True):
+        np.add.at(counts, (hour, np.searchsorted(borders, rows)), 1)
+    return passages(reference, "number", draw, bar, group=lambda bucket: bucket * 24 // DAY % hours)
 
 
 class Recorded:

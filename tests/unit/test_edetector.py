@@ -26,11 +26,18 @@ NORMAL = NormalDist()
 Bucket = tuple[int, list[np.ndarray]]
 
 
-def starting_counts(counts: np.ndarray, kind: str, groups: int) -> list[float]:
-    if kind == "category" or groups > 1:
+def starting_counts(counts: np.ndarray, kind: str) -> list[float]:
+    if kind == "category":
         return [count + 0.5 for count in counts]
     *values, last, missing = counts
     return [max(value, 0.5) for value in values] + [last + 1, missing + 0.5]
+
+
+def starting_counts_by_group(counts: np.ndarray, kind: str) -> list[list[float]]:
+    whole = starting_counts(counts.sum(axis=0), kind)
+    if len(counts) == 1:
+        return [whole]
+    return [[count + 2 * w / sum(whole) for count, w in zip(group, whole, strict=True)] for group in counts]
 
 
 def written_out_ratios(start: list[float], kind: str) -> list[list[float]]:
@@ -69,7 +76,7 @@ def written_out(
     """The recursion as it is specified, without a thought for speed."""
     features = range(len(kinds))
     starts = [
-        [starting_counts(counts, kind, groups) for counts in reference_.reshape(groups, -1)]
+        starting_counts_by_group(reference_.reshape(groups, -1), kind)
         for reference_, kind in zip(reference, kinds, strict=True)
     ]
     ratios = [[written_out_ratios(start, kind) for start in starts[f]] for f, kind in enumerate(kinds)]
@@ -172,7 +179,7 @@ def test_the_expectation_of_every_ratio_is_one(kind: str, reference: list[int], 
     """Exactly, over all counts that a bucket can have, in the first bucket and after another one."""
     bins = len(reference)
     possible = [np.array(c) for c in itertools.product(range(rows + 1), repeat=bins) if sum(c) == rows]
-    start = np.array(starting_counts(np.array(reference), kind, 1))
+    start = np.array(starting_counts(np.array(reference), kind))
     for before in (np.zeros(bins, dtype=int), np.array([4, 0, *[1] * (bins - 2)])):
         mean = 0.0
         for counts in possible:

@@ -10,7 +10,8 @@ M_j = (M_j + 1)·ratio is the number of buckets so far, and so is that of every 
 on each other: the mean number of buckets to an alarm at level A is A at least.
 
 The promise is for exchangeable rows. With autocorrelation, or with a daily cycle and one reference for all hours, the
-run length collapses to a few hundredths of A (``benchmarks/e_detector.py``): take one row per entity, and ``groups``.
+run length collapses to a few hundredths of A (``benchmarks/e_detector.py``): take one row per entity, and ``groups``,
+with which a mean run length of A was measured from some hundred reference rows in a group on, and 0.9 A with 60.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _PRIOR = 0.5  # Jeffreys' prior of a share
+_PRIOR_OF_GROUP = (
+    2.0  # rows; in hours of 60 rows 1 gives a run length of 0.91 A, 5.5 (½ a bin) 0.50 A, in others no less
+)
 _LARGEST = math.log(np.finfo(np.float64).max)
 
 
@@ -109,8 +113,10 @@ class EDetector:
     Notes
     -----
     Pseudo-counts N start at the reference's rows per bin, the last bin of values + 1 (n order statistics leave n + 1
-    gaps), missing + ½, and all bins of categories + ½. In groups the bins do not end at order statistics of the group's
-    rows, so that all bins count + ½; an empty bin of a number counts ½ always.
+    gaps), missing + ½, and all bins of categories + ½; an empty bin of a number counts ½ always. In groups the bins do
+    not end at order statistics of the group's rows: there N are its counts and two rows more, shared out as those of
+    all groups together. (½ for each bin of each of 168 hours would expect 84 missing values where there never was one;
+    the run length was 0.16 A with it.)
 
     **After an alarm** the features that raised it begin anew with M = 0 and N as at the start: those with M_f ≥ F·A,
     and all of them where the mean of the rest is still A or more (thus whenever no feature alone raised it). A drift
@@ -234,12 +240,14 @@ def _pseudo_counts(counts: NDArray[np.integer], kind: Kind, groups: int) -> Floa
     rows = rows[np.newaxis] if groups == 1 and rows.ndim == 1 else rows
     if rows.ndim != 2 or len(rows) != groups or rows.shape[1] < 2 or not (rows >= 0).all():
         raise ValueError(f"a reference has counts of two bins at least in {groups} groups, not {np.shape(counts)}")
-    if kind == "category" or groups > 1:
-        return rows + _PRIOR
-    start = np.maximum(rows, _PRIOR)
-    start[:, -2] = rows[:, -2] + 1
-    start[:, -1] = rows[:, -1] + _PRIOR
-    return start
+    whole = rows.sum(axis=0)
+    if kind == "category":
+        start = whole + _PRIOR
+    else:
+        start = np.maximum(whole, _PRIOR)
+        start[-2:] = whole[-2] + 1, whole[-1] + _PRIOR
+    every: Floats = rows + _PRIOR_OF_GROUP * start / start.sum() if groups > 1 else start[np.newaxis]
+    return every
 
 
 def _log_mean(logs: Floats) -> float:
