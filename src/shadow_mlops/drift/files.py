@@ -2,7 +2,7 @@
 
 What is held does not grow with the files. Counts take one scan. Quantiles of a reference are exact: of a column with up
 to half a million values by holding it, of a longer one in two scans that keep a few per cent of its values. The cells
-within the bins, which only KS and Wasserstein use, then end where a sample of 131,072 rows says.
+within the bins, which only KS and Wasserstein use, then end where a sample of 262,144 rows says.
 """
 
 from __future__ import annotations
