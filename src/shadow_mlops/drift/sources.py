@@ -47,12 +47,15 @@ class Schema:
     columns
         In the source's order.
     left_out
-        Columns that cannot be compared -> why, in words that follow "left out:" (``"a timestamp"``).
+        Columns that cannot be compared -> why, in words that follow "it is" (``"a time (date32[day])"``).
+    others
+        Names of columns that were not asked for.
     """
 
     rows: int
     columns: Mapping[str, Column]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,10 @@ class Source(Protocol):
         """
 
     def tally(self, bins: Mapping[str, FeatureBins]) -> Mapping[str, Tally]:
-        """Count these columns in bins that this or another source made, in one pass if it can."""
+        """Count these columns in bins that this or another source made, in one pass if it can.
+
+        A column without any value (its kind is None) can be counted in bins of either kind.
+        """
 
     def occurrences(self, values: Mapping[str, Sequence[str]]) -> Mapping[str, Mapping[str, int]]:
         """Rows that have each of a few values (at most ``NAMED`` per column); 0 for those that none has."""

@@ -18,6 +18,7 @@ from shadow_mlops.models.outputs import OUTPUTS, declared_outputs
 from shadow_mlops.models.prepared import (
     CARD,
     PREPARED,
+    REFERENCE_PROFILE,
     file_sha256,
     read_card,
     read_recorded,
@@ -147,7 +148,10 @@ def _adopt(ours: Path, made: Path, version: RegisteredVersion, endpoint: Endpoin
         shutil.copytree(ours, made)
         return card
     if card.runtime != "http":  # the same model, served elsewhere
-        return prepare_remote(made, endpoint, card, recorded_rows(read_recorded(ours), card))
+        card = prepare_remote(made, endpoint, card, recorded_rows(read_recorded(ours), card))
+        if (ours / REFERENCE_PROFILE).exists():
+            shutil.copyfile(ours / REFERENCE_PROFILE, made / REFERENCE_PROFILE)
+        return card
     if endpoint != read_endpoint(ours / card.file):
         raise ModelRefusedError(
             f"its tags name {endpoint.shown}, which is not the remote model that was probed when it was registered:"

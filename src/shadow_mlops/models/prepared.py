@@ -1,4 +1,7 @@
-"""A prepared directory: ``card.json``, the model file that it names, ``recorded.json``. Written once, never changed."""
+"""A prepared directory: ``card.json``, the model file that it names, ``recorded.json``. Written once, never changed.
+
+One of a version with reference rows has ``reference.json`` beside them (:mod:`~shadow_mlops.models.reference`).
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ PREPARED = "shadow"
 REFERENCE_FOLDER = "reference"
 REFERENCE_FILE = "reference.parquet"
 REFERENCE_ROWS = 100_000
+REFERENCE_PROFILE = "reference.json"
 RECORDED_ROWS = 32
 _T = TypeVar("_T")
 CARD = "card.json"

@@ -15,9 +15,11 @@ from shadow_mlops.domain.features import Signature
 from shadow_mlops.domain.models import ModelCard, Task
 from shadow_mlops.models.export import export
 from shadow_mlops.models.mlflow_format import save_mlflow_model
-from shadow_mlops.models.prepared import PREPARED, REFERENCE_FOLDER, write_reference
+from shadow_mlops.models.prepared import PREPARED, REFERENCE_FOLDER, REFERENCE_ROWS, write_reference
+from shadow_mlops.models.reference import reference_of, write_reference_profile
 from shadow_mlops.models.registry import VERSION_TAG, RegisteredVersion, Registry
-from shadow_mlops.models.rows import table_rows
+from shadow_mlops.models.rows import Rows, table_rows
+from shadow_mlops.models.runtimes import load_runtime
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,6 +104,7 @@ def register(
         )
         save_mlflow_model(model, estimator=estimator, card=known, rows=rows)
         card = export(model / PREPARED, estimator=estimator, rows=rows, tolerance=tolerance, card=known)
+        _describe(model / PREPARED, rows.take(REFERENCE_ROWS), card)
         write_reference(extras, reference)
         marks = {
             **(tags or {}),
@@ -121,6 +124,13 @@ def register(
     settle(registry, registered, aliases)
     log.info("model registered", model=name, version=version, number=registered.number, runtime=card.runtime)
     return msgspec.structs.replace(card, registry_version=registered.number)
+
+
+def _describe(directory: Path, rows: Rows, card: ModelCard) -> None:
+    """Write down what the rows look like, and the scores of the very file that will serve."""
+    scores = load_runtime(directory, card).predict(rows.numbers, rows.strings)
+    source = f"the {len(rows):,} rows kept with it"
+    write_reference_profile(directory, reference_of(rows, scores, card, source=source))
 
 
 def refuse_duplicate(registry: Registry, name: str, version: str) -> None:
