@@ -111,7 +111,29 @@ def _explain(message: str, root: yaml.Node) -> tuple[str, int]:
         child = _child(node, unknown["name"])
         return f"unknown key `{unknown['name']}`, {hint}", child[1] if child else line
     where = ".".join(steps)
+    if text.startswith("Invalid enum value"):
+        text += f"; known: {', '.join(_choices_at(tuple(steps)))}"
     return (f"`{where}`: {text[0].lower()}{text[1:]}" if where else text), line
+
+
+def _choices_at(steps: tuple[str, ...]) -> list[str]:
+    """The values that a key may have, where it may have a few only."""
+    kinds: list[Any] = [msgspec.inspect.type_info(Deployment)]
+    for step in steps:
+        kinds = [inner for kind in _unfolded(kinds) for inner in _inside(kind, step)]
+    return [str(value) for kind in _unfolded(kinds) for value in getattr(kind, "values", ())]
+
+
+def _unfolded(kinds: list[Any]) -> list[Any]:
+    return [each for kind in kinds for each in getattr(kind, "types", (kind,))]
+
+
+def _inside(kind: Any, step: str) -> list[Any]:
+    if isinstance(kind, msgspec.inspect.StructType):
+        return [field.type for field in kind.fields if field.encode_name == step]
+    if isinstance(kind, msgspec.inspect.DictType):
+        return [kind.value_type]
+    return [kind.item_type] if isinstance(kind, msgspec.inspect.VarTupleType) else []
 
 
 def _culprit(node: yaml.MappingNode, parent: str) -> str:
