@@ -30,6 +30,13 @@ def test_p_values_of_large_samples_are_scipys(n, m):
     assert samples.ks_p_value(distance, n, m) == pytest.approx(expected.pvalue, abs=1e-12)
 
 
+@pytest.mark.parametrize("rows", [60, 2500, 40_000])
+@pytest.mark.parametrize("squared", [0.3, 2.1, 2.2, 3.0, 5.0, 9.0, 14.0, 200.0, 500.0])
+def test_the_limit_is_scipys_in_all_its_digits(rows, squared):
+    distance = min(math.sqrt(squared / rows), 0.9)
+    assert samples._limit(distance, rows) == pytest.approx(stats.kstwo.sf(distance, rows), rel=1e-11, abs=1e-200)
+
+
 @pytest.mark.filterwarnings("error")
 def test_sizes_that_scipy_warns_of_do_not_warn():
     samples._exact.cache_clear()

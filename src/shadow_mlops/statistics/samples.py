@@ -17,6 +17,8 @@ __all__ = ["dkw_band", "ks", "ks_p_value", "wasserstein"]
 
 _WARNINGS = threading.Lock()  # which warnings are shown is a setting of the whole process
 _EXACT_ROWS = 10_000  # up to here SciPy's method "auto" counts paths
+_ONE_SIDED, _ZERO = 2.2, 370.0  # where SciPy's kstwo.sf begins with the one-sided p-value, and ends with 0
+_TERMS = 1024
 
 
 def ks_p_value(distance: float, n: int, m: int) -> float:
@@ -48,7 +50,7 @@ def ks_p_value(distance: float, n: int, m: int) -> float:
     if not n or not m:
         return 1.0
     if max(n, m) > _EXACT_ROWS:
-        return float(np.clip(stats.kstwo.sf(distance, np.round(n * m / (n + m))), 0, 1))
+        return _limit(distance, round(n * m / (n + m)))
     common = math.gcd(n, m)
     return _exact(round(distance * (n // common) * m), n, m)
 
@@ -73,6 +75,24 @@ def _exact(steps: int, n: int, m: int) -> float:
         # of sizes like 7 and 7, where a sum of path counts is 1 + 1e-16: SciPy gives the limit distribution's 0.99996
         warnings.simplefilter("ignore", RuntimeWarning)
         return float(stats.ks_2samp(*samples).pvalue)
+
+
+def _limit(distance: float, rows: int) -> float:
+    """P-value of the distance of a sample of so many rows to its distribution, as ``scipy.stats.kstwo.sf``.
+
+    Beyond rows·distance² = 2.2 SciPy takes twice the one-sided p-value, Smirnov's sum of as many terms as there are
+    rows: 1.3 s for half a million. The terms are smooth and vanish at both ends, so that a sum over every k-th of them, times
+    k, is the same to thirteen digits.
+    """
+    squared = rows * distance**2
+    if squared < _ONE_SIDED or rows < 2 * _TERMS:
+        return float(np.clip(stats.kstwo.sf(distance, rows), 0, 1))
+    if squared >= _ZERO:
+        return 0.0
+    every = rows // _TERMS
+    above = np.arange(0, int(rows * (1 - distance)) + 1, every)
+    shares = distance + above / rows
+    return float(2 * every * np.sum(distance / shares * stats.binom.pmf(above, rows, shares)))
 
 
 def dkw_band(n: int, level: float = 0.95) -> float:
