@@ -110,7 +110,6 @@ class ParquetColumns:
                 unit.file.path, metadata=unit.file.metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES
             ) as file,
         ):
-            # A name that another column's begins with, up to a dot, brings that one along; hence by name again.
             for batch in file.iter_batches(
                 PIECE_ROWS, row_groups=[unit.group], columns=list(unit.columns), use_threads=False
             ):
