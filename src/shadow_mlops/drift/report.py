@@ -13,6 +13,8 @@ Verdict: TypeAlias = Literal["none", "alert", "retrain"]
 Severity: TypeAlias = Literal["none", "low", "moderate", "significant"]
 ColumnKind: TypeAlias = Literal["number", "category"]
 Method: TypeAlias = Literal["psi", "ks", "js", "wasserstein", "chi_square", "hellinger", "total_variation"]
+Role: TypeAlias = Literal["value", "other", "missing"]
+Null: TypeAlias = Literal["chi_square", "exact", "none"]
 FindingKind: TypeAlias = Literal[
     "new_category",
     "vanished_category",
@@ -59,7 +61,7 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
 
     label: str
     """For people: ``(1.5, 3]``, a category, ``other``, ``missing``."""
-    role: Literal["value", "other", "missing"] = "value"
+    role: Role = "value"
     reference: int
     """Rows."""
     current: int
@@ -105,8 +107,9 @@ class FeatureDrift(msgspec.Struct, frozen=True, kw_only=True):
     missing_current: float
     p_value: float
     """Of the feature: the one that the decision uses."""
-    p_method: Literal["chi_square", "exact"]
-    """Null distribution of PSI and Jensen-Shannon: the limit for large counts, or simulated for these very counts."""
+    p_method: Null
+    """Null distribution of PSI and Jensen-Shannon: the limit for large counts, or simulated for these very counts; none
+    where all rows are in one bin, and p is 1."""
     significant: bool
     severity: Severity
     bins: tuple[Bin, ...]

@@ -93,6 +93,8 @@ class Measured:
         Of PSI.
     error_bound
         Of KS.
+    shown
+        Methods that become scores of the report; the feature's p-value does not depend on them.
     """
 
     feature: str
@@ -101,6 +103,7 @@ class Measured:
     corrected: float | None = None
     interval: tuple[float, float] | None = None
     error_bound: float | None = None
+    shown: frozenset[Method] = frozenset(METHODS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,7 @@ def decide(measured: Sequence[Measured], rules: Rules) -> Decision:
         within each, by the largest ratio of a score to its threshold.
     """
     p_values = np.array([_p_value(each) for each in measured], dtype=np.float64)
-    moved = significant(p_values, rules.level) if len(measured) else np.zeros(0, dtype=np.bool_)
+    moved = significant(p_values, rules.level)
     judged = [
         _judge(each, float(p), bool(is_significant), rules)
         for each, p, is_significant in zip(measured, p_values, moved, strict=True)
@@ -186,7 +189,7 @@ def _judge(each: Measured, p_value: float, is_significant: bool, rules: Rules) -
     severity = severity_of(each.scores["psi"])
     scores = []
     for method in METHODS:
-        if method not in each.scores:
+        if method not in each.scores or method not in each.shown:
             continue
         score, threshold = each.scores[method], rules.threshold(each.feature, method)
         alert = is_significant and threshold is not None and score > threshold
