@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def test_flips_by_a_plain_client_are_published(settings, started, tmp_path):
     samples.register_sample(registry, "3.0.0-beta", kind="boosting", aliases=("challenger",))
     process = started(settings)
     path = tmp_path / "serving.json"
-    first = wait_for(lambda: read_serving(path))
+    first = wait_for(lambda: (s := read_serving(path)) and s.challengers and s)
     assert (first.champion, first.challengers) == ("models/churn/1", {"challenger": "models/churn/2"})
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == 10
 
@@ -89,6 +90,46 @@ def test_flips_by_a_plain_client_are_published(settings, started, tmp_path):
 
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
+
+
+class Sleeper:
+    """Whoever unpickles it sleeps for longer than a preparation may take."""
+
+    def __reduce__(self):
+        return time.sleep, (1000,)
+
+
+def register_sleeper(registry, folder):
+    """A model of another tool that hangs when it is loaded; its registry number."""
+    import mlflow.sklearn
+
+    mlflow.sklearn.save_model(
+        samples.estimator("linear"), str(folder), input_example=samples.frame().head(5), pip_requirements=[],
+        serialization_format="cloudpickle",
+    )  # fmt: skip
+    (folder / "model.pkl").write_bytes(pickle.dumps(Sleeper()))
+    run = registry.log_run("strangers", folders={"model": folder}, metrics={}, params={}, tags={})
+    return registry.create_version("churn", run_id=run, path="model", tags={}).number
+
+
+def test_a_version_that_hangs_delays_neither_the_champion_nor_the_end(settings, started, tmp_path):
+    registry = samples.registry_in(tmp_path)
+    samples.register_sample(registry, "2.1.0", kind="linear", aliases=("champion",))
+    samples.register_sample(registry, "2.2.0", kind="linear")
+    registry.set_alias("churn", "challenger", register_sleeper(registry, tmp_path / "sleeper"))
+    process = started(settings.model_copy(update={"allow_pickle": True}))
+    path = tmp_path / "serving.json"
+    wait_for(lambda: (s := read_serving(path)) and s.champion == "models/churn/1")
+    preparing = wait_for(lambda: psutil.Process(process.pid).children())
+
+    registry.set_alias("churn", "champion", "2")
+    switched = wait_for(lambda: (s := read_serving(path)).champion == "models/churn/2" and s)
+    assert (switched.challengers, switched.problems) == ({}, ())
+    wait_for(lambda: "version 3 is being prepared" in word(settings)["detail"])
+
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    wait_for(lambda: not any(child.is_running() for child in preparing))
 
 
 def test_a_silent_registry_is_survived_and_told(settings, started):

@@ -52,7 +52,7 @@ def test_the_contracts_request_is_answered_and_shadowed_and_everything_ends_clea
 
     def shadowed() -> bool:
         models = json.loads(get(f"{system.url}/models")[1])
-        return models["champion"]["predictions"] == 1 and models["challengers"][0]["predictions"] == 1
+        return [each["predictions"] for each in (models["champion"], *models["challengers"])] == [1, 1]
 
     wait_for(shadowed, "the challenger did not score the event")
     wait_for(lambda: health(system)["status"] == "ok", "health does not become ok")

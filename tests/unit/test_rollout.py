@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -24,8 +25,7 @@ from shadow_mlops.domain.errors import (
     StateError,
 )
 from shadow_mlops.domain.models import Serving
-from shadow_mlops.models import preparation
-from shadow_mlops.models import resolver as resolving
+from shadow_mlops.models import preparation, trials
 from shadow_mlops.models.loading import load_model
 from shadow_mlops.models.preparation import prepared_directory
 from shadow_mlops.models.promoted import Promoted, card_mark, publish_promoted, read_promoted
@@ -264,17 +264,26 @@ def test_the_resolver_of_the_host_is_told_which_directory_was_checked(rollout, t
     assert (told.number, told.card) == ("4", card_mark(directory))
 
     tried = []
-    monkeypatch.setattr(resolving, "load_elsewhere", tried.append)
+    monkeypatch.setattr(trials, "load_elsewhere", tried.append)
     resolver = Resolver(registry, name="churn", data_dir=tmp_path)
     resolver.trust(told)
     assert resolver.step().champion == "models/churn/4"
+    settle(resolver)
+    assert tried
     assert directory not in tried
 
     tried.clear()
     wary = Resolver(registry, name="churn", data_dir=tmp_path)
     wary.trust(msgspec.structs.replace(told, card="of another card"))
-    wary.step()
+    settle(wary)
     assert directory in tried
+
+
+def settle(resolver):
+    deadline = time.monotonic() + 120
+    while resolver.step() is None or resolver.trying:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Followed:
@@ -283,10 +292,12 @@ class Followed:
     def __init__(self):
         self.trusted, self.steps = [], 0
         self.problems, self.serving = (), None
+        self.trying, self.news = (), False
         self.trust = self.trusted.append
 
     def step(self):
         self.steps += 1
+        self.news = False
 
 
 def test_a_promotion_shortens_the_resolvers_nap_once(tmp_path):
@@ -305,6 +316,20 @@ def test_a_promotion_shortens_the_resolvers_nap_once(tmp_path):
     )  # fmt: skip
     assert naps == [1, 1, 1, 2, 2, 2]
     assert resolver.trusted == [promoted]
+
+
+def test_a_version_that_is_ready_shortens_the_nap_too_and_one_that_is_not_is_told(tmp_path):
+    resolver, naps = Followed(), []
+    resolver.trying = ("3",)
+    word = tmp_path / "resolver.json"
+
+    def nap(seconds):
+        naps.append(resolver.steps)
+        resolver.news = len(naps) == 2
+
+    follow_aliases(resolver, word, ending=lambda: len(naps) >= 4, pause=nap)
+    assert naps == [1, 1, 2, 2]
+    assert "version 3 is being prepared" in json.loads(word.read_bytes())["detail"]
 
 
 def test_resolver_and_promotion_may_prepare_a_version_at_once(registry, tmp_path, monkeypatch):

@@ -5,28 +5,20 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from shadow_mlops.domain.errors import (
-    ModelError,
-    ModelNotFoundError,
-    ModelRefusedError,
-    RegistryError,
-    UnavailableError,
-)
+from shadow_mlops.domain.errors import ModelError, ModelNotFoundError
 from shadow_mlops.domain.models import Serving
 from shadow_mlops.models.foreign import RecentRows
-from shadow_mlops.models.loading import load_elsewhere
-from shadow_mlops.models.preparation import MODELS, no_traffic, prepare, prepared_directory
-from shadow_mlops.models.prepared import CARD
-from shadow_mlops.models.promoted import Promoted, card_mark
+from shadow_mlops.models.preparation import MODELS, no_traffic, prepared_directory
+from shadow_mlops.models.promoted import Promoted
 from shadow_mlops.models.registry import Registry
 from shadow_mlops.models.serving import SERVING, publish_serving, read_serving
+from shadow_mlops.models.trials import Trials
 
 log = structlog.get_logger()
 
@@ -34,21 +26,15 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 CHALLENGER_PREFIX = "challenger-"
 
-_FIRST_RETRY = 5.0  # seconds; doubled with each failure of the same version
-_LAST_RETRY = 300.0
 _KEPT_DIRECTORIES = 10
 _KEPT_SECONDS = 86400.0
 
 
-@dataclass(slots=True)
-class _Refusal:
-    reason: str
-    retry_at: float
-    pause: float
-
-
 class Resolver:
     """Follows the aliases of one model.
+
+    The version that an alias names plays the role once it has passed its trial, for which no other role waits: until
+    then whatever was published for the role before stays.
 
     Parameters
     ----------
@@ -58,7 +44,7 @@ class Resolver:
         Where ``serving.json`` and the prepared directories are.
     champion_pin, challenger_pin
         Human versions that hold whatever the aliases ``champion`` and ``challenger`` say; empty: the aliases hold.
-    recent_rows
+    allow_pickle, recent_rows
         See :func:`~shadow_mlops.models.preparation.prepare`.
     clock
         Monotonic seconds.
@@ -80,11 +66,9 @@ class Resolver:
         self._name = name
         self._data_dir = data_dir
         self._pins = {role: pin for role, pin in ((CHAMPION, champion_pin), (CHALLENGER, challenger_pin)) if pin}
-        self._allow_pickle = allow_pickle
-        self._recent_rows = recent_rows
-        self._clock = clock
-        self._ready: set[str] = set()
-        self._refused: dict[str, _Refusal] = {}
+        self._trials = Trials(
+            registry, name=name, data_dir=data_dir, allow_pickle=allow_pickle, recent_rows=recent_rows, clock=clock
+        )
         self._pinned_numbers: dict[str, str] = {}
         self._held: dict[str, str] | None = None
         self._serving = self._last_published()
@@ -96,8 +80,20 @@ class Resolver:
         """What is published; None before the first champion."""
         return self._serving
 
+    @property
+    def trying(self) -> tuple[str, ...]:
+        """Registry numbers of the versions that are being prepared and tried."""
+        return tuple(sorted(self._trials.running))
+
+    @property
+    def news(self) -> bool:
+        """Whether a trial has ended since the last step."""
+        return self._trials.news
+
     def step(self) -> Serving | None:
-        """Read all aliases at once, prepare what is new, and publish if anything has changed.
+        """Read all aliases at once, have tried what is new, and publish if what is ready has changed.
+
+        It waits for the registry only.
 
         Returns
         -------
@@ -111,14 +107,12 @@ class Resolver:
         ModelError
             If ``serving.json`` cannot be written.
         """
+        self._anew |= self._trials.collect()
         problems: list[str] = []
         wanted = self._wanted(problems)
         champion = self._settled(CHAMPION, wanted.get(CHAMPION), problems) or self._current().get(CHAMPION)
-        challengers = {
-            role: number
-            for role, number in wanted.items()
-            if role != CHAMPION and self._settled(role, number, problems) and number != champion
-        }
+        settled = {role: self._settled(role, n, problems) for role, n in wanted.items() if role != CHAMPION}
+        challengers = {role: number for role, number in settled.items() if number is not None and number != champion}
         self.problems = tuple(problems)
         if champion is None or self._transitional(wanted):
             return self._serving
@@ -130,9 +124,7 @@ class Resolver:
 
         A directory with another card than the checked one is tried like any other.
         """
-        if card_mark(prepared_directory(self._data_dir, self._name, promoted.number)) == promoted.card:
-            self._refused.pop(promoted.number, None)
-            self._ready.add(promoted.number)
+        self._trials.trust(promoted)
 
     def _wanted(self, problems: list[str]) -> dict[str, str]:
         """Role -> registry number."""
@@ -159,50 +151,19 @@ class Resolver:
         return wanted
 
     def _settled(self, role: str, number: str | None, problems: list[str]) -> str | None:
-        """The number, once its prepared directory is there and has proved itself; else a problem is noted."""
+        """The number once it may play the role, before that the one that plays it; None if it is refused."""
         if number is None:
             return None
-        refusal = self._refused.get(number)
-        if number not in self._ready and (refusal is None or self._clock() >= refusal.retry_at):
-            refusal = self._attempt(number)
-        if refusal is not None:
+        if role == CHAMPION or not self._trials.running:  # challengers one by one: the clients need the CPU
+            self._trials.begin(number)
+        reason = self._trials.refusal(number)
+        if reason is not None:
             stays = "; the champion before it stays" if role == CHAMPION and self._serving else ""
-            problems.append(f"{role} is not obeyed: version {number} of {self._name!r}: {refusal.reason}{stays}")
+            problems.append(f"{role} is not obeyed: version {number} of {self._name!r}: {reason}{stays}")
             return None
-        return number
-
-    def _attempt(self, number: str) -> _Refusal | None:
-        """Prepare a version and load it once, before any worker is told of it."""
-        directory = prepared_directory(self._data_dir, self._name, number)
-        before = _identity(directory)
-        try:
-            prepare(
-                self._registry,
-                self._registry.numbered(self._name, number),
-                data_dir=self._data_dir,
-                allow_pickle=self._allow_pickle,
-                recent_rows=self._recent_rows,
-            )
-            load_elsewhere(directory)
-        except (
-            ModelNotFoundError,
-            ModelRefusedError,
-            RegistryError,
-            UnavailableError,
-            OSError,  # a full disk
-        ) as error:
-            last = self._refused.get(number)
-            pause = min(_LAST_RETRY, last.pause * 2) if last else _FIRST_RETRY
-            refusal = _Refusal(str(error), self._clock() + pause, pause)
-            if last is None or last.reason != refusal.reason:
-                log.error("model refused", model=self._name, number=number, reason=refusal.reason)
-            self._refused[number] = refusal
-            return refusal
-        self._refused.pop(number, None)
-        self._ready.add(number)
-        if before is not None and before != _identity(directory):
-            self._anew = True  # same path, other model: only a new generation makes workers look
-        return None
+        current = self._current()
+        # what the resolver before this one has published goes on while this one looks for itself
+        return number if self._trials.passed(number) or number in current.values() else current.get(role)
 
     def _transitional(self, wanted: dict[str, str]) -> bool:
         """Whether to wait a step: an alias that names the champion's version is one half of a swap, or stays so."""
@@ -246,12 +207,14 @@ class Resolver:
             return
         used = {self._serving.champion, *self._serving.challengers.values(), *just_left}
         home = self._data_dir / MODELS / self._name
-        found = sorted(home.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in found[_KEPT_DIRECTORIES:]:
-            old = time.time() - path.stat().st_mtime > _KEPT_SECONDS
-            if old and str(path.relative_to(self._data_dir)) not in used:
+        used |= {self._relative(number) for number in self._trials.running}
+        found = sorted((_age(path), path) for path in home.iterdir())
+        for rank, (age, path) in enumerate(found):
+            left = path.name.startswith(".")  # by a preparation that was killed
+            unused = (left or rank >= _KEPT_DIRECTORIES) and str(path.relative_to(self._data_dir)) not in used
+            if unused and age > _KEPT_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
-                self._ready.discard(path.name)
+                self._trials.forget(path.name)
 
     def _relative(self, number: str) -> str:
         return str(prepared_directory(self._data_dir, self._name, number).relative_to(self._data_dir))
@@ -273,8 +236,8 @@ class Resolver:
         return serving
 
 
-def _identity(directory: Path) -> bytes | None:
+def _age(path: Path) -> float:
     try:
-        return (directory / CARD).read_bytes()
+        return time.time() - path.stat().st_mtime
     except FileNotFoundError:
-        return None
+        return 0.0  # gone since it was listed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -107,7 +108,10 @@ def follow(
     nudged: Callable[[], bool] = lambda: False,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Step each second, at once when nudged; when the registry fails, less often, and never end because of it."""
+    """Step each second, at once when nudged or when a version is ready.
+
+    When the registry fails, step less often, and never end because of it.
+    """
     failures = 0
     told = ""
     while not ending():
@@ -127,10 +131,11 @@ def follow(
         elif told and status == "ok":
             log.info("the registry is obeyed again", detail=detail)
         told = detail if status == "failed" else ""
+        detail += "".join(f"; version {number} is being prepared" for number in resolver.trying)
         write_word(word, {"at": datetime.now(UTC).isoformat(), "status": status, "detail": detail})
         wait = min(_LONGEST_PAUSE, _STEP_SECONDS * 2**failures) if failures else _STEP_SECONDS
         due = begun + wait
-        while not ending() and not nudged() and (left := due - time.monotonic()) > 0:
+        while not (ending() or nudged() or resolver.news) and (left := due - time.monotonic()) > 0:
             pause(min(left, _NAP_SECONDS))
 
 
@@ -173,6 +178,8 @@ def main() -> None:
     """Run with the settings that the parent passed on."""
     settings = settings_from_environment()
     run(settings, load_deployment(settings.deployment_file), parent=parent_from_environment())
+    sys.stderr.flush()
+    os._exit(0)  # neither a preparation that hangs nor the threads of its download keep this process
 
 
 if __name__ == "__main__":
