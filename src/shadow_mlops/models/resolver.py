@@ -12,7 +12,8 @@ import msgspec
 import structlog
 
 from shadow_mlops.domain.errors import ModelError, ModelNotFoundError
-from shadow_mlops.domain.models import Serving
+from shadow_mlops.domain.models import CanaryStep, Serving
+from shadow_mlops.models.canary import CANARY_TAG, decode_canary
 from shadow_mlops.models.foreign import RecentRows
 from shadow_mlops.models.preparation import MODELS, no_traffic, prepared_directory
 from shadow_mlops.models.promoted import Promoted
@@ -116,7 +117,7 @@ class Resolver:
         self.problems = tuple(problems)
         if champion is None or self._transitional(wanted):
             return self._serving
-        self._publish(champion, challengers, self.problems)
+        self._publish(champion, challengers, self._canary(challengers))
         return self._serving
 
     def trust(self, promoted: Promoted) -> None:
@@ -176,15 +177,36 @@ class Resolver:
             self._held = None
         return False
 
-    def _publish(self, champion: str, challengers: dict[str, str], problems: tuple[str, ...]) -> None:
+    def _canary(self, challengers: dict[str, str]) -> CanaryStep | None:
+        """The canary step in force: its version must be ready, and its role must still be that of the same version."""
+        if self._pins:
+            return None
+        try:
+            tag = decode_canary(self._registry.tags(self._name).get(CANARY_TAG))
+        except ModelNotFoundError:
+            return self._serving.canary if self._serving is not None else None  # as the aliases: what serves goes on
+        if tag is None or challengers.get(tag.challenger) != tag.number:
+            return None
+        return CanaryStep(
+            challenger=tag.challenger,
+            directory=self._relative(tag.number),
+            share=tag.share,
+            step=tag.step,
+            rollout=tag.rollout,
+            since_us=tag.since_us,
+            frozen=tag.frozen,
+        )
+
+    def _publish(self, champion: str, challengers: dict[str, str], canary: CanaryStep | None) -> None:
         before = self._serving
         serving = Serving(
             generation=before.generation + 1 if before else 1,
             published_at=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             champion=self._relative(champion),
             challengers={role: self._relative(number) for role, number in challengers.items()},
+            canary=canary,
             pinned=tuple(self._pins),
-            problems=problems,
+            problems=self.problems,
         )
         if before is not None and not self._anew:
             same = msgspec.structs.replace(serving, generation=before.generation, published_at=before.published_at)
@@ -197,6 +219,7 @@ class Resolver:
             generation=serving.generation,
             champion=serving.champion,
             challengers=serving.challengers,
+            canary=None if canary is None else f"{canary.directory} for {canary.share:g}",
             problems=serving.problems,
         )
         self._sweep({before.champion, *before.challengers.values()} if before else set())
