@@ -16,6 +16,7 @@ from shadow_mlops.domain.errors import LakeError
 from shadow_mlops.domain.events import EVENTS, OUTCOMES, Span, Status, results_stream
 from shadow_mlops.eventlog.memory import MemoryLog
 from shadow_mlops.eventlog.segments import SegmentLog
+from shadow_mlops.lake.champions import Champions
 from shadow_mlops.lake.changes import Change
 from shadow_mlops.lake.manifest import read_manifest, schema_hash
 from shadow_mlops.lake.queries import connect
@@ -394,3 +395,36 @@ def test_the_views_are_typed_where_there_is_nothing_and_paths_may_hold_anything(
     writing.close()
     archive(writing.log, lake)
     assert rows(lake, "SELECT count(*), epoch_us(min(time)) FROM events") == [(3, NOW_US - DAY_US)]
+
+
+def test_sides_that_alternate_in_a_canary_step_stay_in_the_order_of_the_log(tmp_path: Path) -> None:
+    log = MemoryLog()
+    writing = Writing(log)
+    for turn in range(60):
+        writing.shadow([writing.answer(2)], version="c-1" if turn % 2 else "champion-0")
+    writing.close()
+    archive(log, tmp_path / "whole")
+    archive(log, tmp_path / "parted", rows=7)
+    order = "SELECT result_row, version FROM results"
+    found = rows(tmp_path / "whole", order)
+    assert [row for row, _ in found] == list(range(120))
+    assert {version for _, version in found} == {"c-1", "champion-0"}
+    assert rows(tmp_path / "parted", order) == found
+
+
+def test_a_round_asks_once_for_each_version_not_for_each_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = MemoryLog()
+    writing = Writing(log)
+    for turn in range(40):
+        writing.shadow([writing.answer(1)], version="c-1" if turn % 2 else "champion-0")
+    writing.close()
+    asked: list[str] = []
+    join = Champions.join
+
+    def counted(self, connection, piece, manifest):
+        asked.append(piece.schema.version)
+        return join(self, connection, piece, manifest)
+
+    monkeypatch.setattr(Champions, "join", counted)
+    archive(log, tmp_path / "lake")
+    assert sorted(asked) == ["c-1", "champion-0"]

@@ -19,7 +19,7 @@ from shadow_mlops.domain.errors import LakeError
 from shadow_mlops.domain.events import EVENTS, OUTCOMES, Stream
 from shadow_mlops.eventlog.seam import EventLog, Gone
 from shadow_mlops.lake.candidates import candidates
-from shadow_mlops.lake.champions import Champions
+from shadow_mlops.lake.champions import Champions, in_log_order
 from shadow_mlops.lake.changes import GRACE_SECONDS, Change
 from shadow_mlops.lake.compaction import Merge, merged, merges
 from shadow_mlops.lake.feed import Feed, Taken, frames_of
@@ -179,12 +179,15 @@ class Archiver:
         outcomes = outcome_rows(frames_of(taken, OUTCOMES))
         if len(outcomes):
             change.add("outcomes", outcomes)
+        stored: dict[Stream, list[pa.Table]] = {}
         for piece in candidates(taken, self._rows):
             joined = self._champions.join(self._connection(), piece, change.preview())
             change.count("repeated_results", joined.repeated)
             change.count("orphaned_results", joined.orphaned)
             if len(joined.data):
-                change.add("results", joined.data, part=piece.stream)
+                stored.setdefault(piece.stream, []).append(joined.data)
+        for stream, tables in stored.items():
+            change.add("results", in_log_order(tables), part=stream)
         for stream, passed in feed.passed.items():
             for segment, rows in passed.items():
                 change.set_position(stream, segment, rows)

@@ -70,8 +70,8 @@ class Candidates:
 def candidates(taken: Sequence[Taken], max_rows: int) -> Iterator[Candidates]:
     """Rows of the result frames, in pieces of one stream and version and of about ``max_rows`` rows.
 
-    A stream's pieces come in the order of the log. Of several results of one event and version the first in the log is
-    left, wherever a piece is not the first that has it: :attr:`Candidates.again` counts the others.
+    The pieces of one stream and version come in the order of the log. Of several results of one event and version the
+    first in the log is left, wherever a piece is not the first that has it: :attr:`Candidates.again` counts the others.
     """
     frames: dict[Stream, list[tuple[int, Frame]]] = {}
     streams: dict[str, set[Stream]] = {}
@@ -124,19 +124,23 @@ class _Stretch:
 
 
 def _stream_pieces(stream: Stream, frames: Sequence[tuple[int, Frame]], max_rows: int) -> Iterator[Candidates]:
-    piece: list[_Stretch] = []
-    rows = 0
+    # One open piece for each version: in a canary step the two sides' frames alternate, and a piece for each turn
+    # would cost a query for a handful of rows.
+    pieces: dict[ResultSchema, list[_Stretch]] = {}
+    rows: dict[ResultSchema, int] = {}
     for turn, frame in frames:
         batch, start = _results(frame), 0
+        schema = batch.schema
         for span in batch.spans:
-            if piece and (rows + span.count > max_rows or _results(piece[0].frame).schema != batch.schema):
-                yield _candidates(stream, piece)
-                piece, rows = [], 0
-            piece.append(_Stretch(turn, frame, span, start))
-            rows += span.count
+            if pieces.get(schema) and rows[schema] + span.count > max_rows:
+                yield _candidates(stream, pieces.pop(schema))
+                rows[schema] = 0
+            pieces.setdefault(schema, []).append(_Stretch(turn, frame, span, start))
+            rows[schema] = rows.get(schema, 0) + span.count
             start += 0 if span.shed else span.count
-    if rows:
-        yield _candidates(stream, piece)
+    for schema, piece in pieces.items():
+        if rows[schema]:
+            yield _candidates(stream, piece)
 
 
 def _candidates(stream: Stream, stretches: Sequence[_Stretch]) -> Candidates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -168,6 +168,15 @@ class Champions:
             return connection.sql(query, params={"version": piece.schema.version}).to_arrow_table()
         finally:
             connection.unregister("candidates")
+
+
+def in_log_order(tables: Sequence[pa.Table]) -> pa.Table:
+    """Results of one stream as one table, in the order of its frames; each of the tables is in that order."""
+    if len(tables) == 1:
+        return tables[0]
+    whole = pa.concat_tables(tables)
+    keys = [whole[name].to_numpy() for name in ("result_row", "result_segment", "monotonic_ns", "boot")]
+    return whole.take(pa.array(np.lexsort(keys)))
 
 
 def _results(stored: Candidates, found: pa.Table, schemas: Mapping[str, EventSchema]) -> pa.Table:
