@@ -23,8 +23,9 @@ RUN groupadd --gid 10001 mlops && useradd --uid 10001 --gid mlops --home-dir /sr
 COPY --from=build /opt/shadow /opt/shadow
 COPY --from=build --chown=10001:10001 /var/lib/shadow /var/lib/shadow
 ENV PATH=/opt/shadow/bin:$PATH DATA_DIR=/var/lib/shadow API_PORT=8000 PYTHONUNBUFFERED=1
-USER 10001:10001
 WORKDIR /srv/shadow
+COPY monitoring/detect_drift.py monitoring/
+USER 10001:10001
 VOLUME /var/lib/shadow
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \

@@ -63,6 +63,17 @@ test-fast: $(INSTALLED_DEV) ## tests of one process only
 test-cov: $(INSTALLED_DEV) ## make test with coverage, as text and in htmlcov/
 	@$(BIN)/python -m pytest -m "not slow" --cov=shadow_mlops --cov-report=term --cov-report=html
 
+SAMPLE_CHECK = $(BIN)/python -m monitoring.detect_drift --generate-sample
+
+.PHONY: drift-check
+drift-check: $(INSTALLED) ## check a drifted sample of the example; that it has drifted is no failure
+	@$(SAMPLE_CHECK) || test $$? -eq 1
+
+.PHONY: drift-report
+drift-report: $(INSTALLED) ## the same as a page: reports/drift.html
+	@mkdir -p reports
+	@$(SAMPLE_CHECK) --format html --output reports/drift.html || test $$? -eq 1
+
 .PHONY: quality
 quality: $(INSTALLED_DEV) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 from tests.driftreports import HOSTILE, hostile, moved, report, steady
 
@@ -150,6 +151,13 @@ def test_light_and_dark_have_the_same_colours_to_set(shown: Page):
     light, dark = (set(re.findall(r"(--[\w-]+):", block)) for block in re.findall(r":root \{([^}]*)\}", style)[:2])
     assert light == dark
     assert set(re.findall(r"var\((--[\w-]+)\)", style)) <= light | {"--tone", "--wash", "--key"}
+
+
+def test_a_report_without_bins_has_its_scores():
+    feature, scores = moved()
+    shown = Page(report((msgspec.structs.replace(feature, bins=()), scores)))
+    assert "1.234" in shown.text("article")
+    assert not [svg for svg in shown.of("svg") if svg["class"] == "histogram"]
 
 
 def test_a_report_without_features_is_still_a_page():

@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROMISED_TARGETS = {
     "install", "install-dev", "run", "run-prod", "test", "test-cov", "test-fast", "quality", "pre-commit",
-    "docker-build", "docker-run", "bench", "help",
+    "docker-build", "docker-run", "bench", "help", "drift-check", "drift-report",
 }  # fmt: skip
 INDEXES = {"https://pypi.org", "https://files.pythonhosted.org"}
 

@@ -12,6 +12,7 @@ from shadow_mlops.cli import (
     compare,
     console,
     doctor,
+    drift,
     events,
     gateway,
     models,
@@ -45,6 +46,7 @@ models.app.command("register-remote")(remote.register_remote)
 app.add_typer(models.app, name="models")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(events.app, name="events")
+app.add_typer(drift.app, name="drift")
 
 
 def main() -> None:

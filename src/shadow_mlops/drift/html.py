@@ -13,6 +13,7 @@ from shadow_mlops.drift.wording import (
     TITLES,
     chance,
     figure,
+    measured,
     method_name,
     moment,
     printable,
@@ -179,7 +180,7 @@ def _measured(score: Score | None) -> Node:
     if score is None:
         return element("span", "-", class_="quiet")
     drawn = None if score.threshold is None else meter(score.score, score.threshold)
-    return element("span", element("b" if score.alert else "span", figure(score.score)), drawn, class_="measured")
+    return element("span", element("b" if score.alert else "span", measured(score)), drawn, class_="measured")
 
 
 def _severity(severity: str) -> Node:
@@ -242,7 +243,7 @@ def _scores(scores: Mapping[str, Score]) -> Node:
         element(
             "tr",
             element("th", method_name(score.method), scope="row"),
-            element("td", element("b" if score.alert else "span", figure(score.score)), class_="figure"),
+            element("td", element("b" if score.alert else "span", measured(score)), class_="figure"),
             element("td", "-" if score.threshold is None else f"{score.threshold:g}", class_="figure"),
             element("td", chance(score.p_value), class_="figure"),
         )

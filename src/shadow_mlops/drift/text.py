@@ -16,7 +16,7 @@ from shadow_mlops.drift.wording import (
     STATES,
     TITLES,
     chance,
-    figure,
+    measured,
     method_name,
     printable,
     scores_by_feature,
@@ -123,9 +123,9 @@ def _cell(score: Score | None) -> Text:
     if score is None:
         return Text("-", "dim")
     if not score.alert:
-        return Text(figure(score.score))
+        return Text(measured(score))
     # The star says it where there is no colour.
-    return Text(f"{figure(score.score)}*", "bold red" if score.retrain else "bold yellow")
+    return Text(f"{measured(score)}*", "bold red" if score.retrain else "bold yellow")
 
 
 def _shapes(feature: FeatureDrift) -> tuple[Text, Text]:
@@ -172,8 +172,5 @@ def _notes(report: DriftReport) -> Iterator[RenderableType]:
     for name, own in used.overrides.items():
         limits = ", ".join(f"{method_name(method)} > {limit:g}" for method, limit in own.items())
         yield Text(f"{printable(name)} has thresholds of its own: {limits}", "dim")
-    bounds = [s.error_bound for s in report.scores if s.error_bound]
-    if bounds:
-        yield Text(f"KS from bin counts, the exact one is at most {figure(max(bounds))} larger", "dim")
     for limit in report.limits:
         yield Text(sentence(limit), "dim")

@@ -50,18 +50,21 @@ def _escaped(letter: str) -> str:
 
 
 def figure(score: float | None) -> str:
-    """A score in three decimals, or as many digits as a tiny or a huge one needs.
+    """A score in three decimals: less than that is nothing to a decision.
 
     >>> [figure(x) for x in (0.0, 0.4127, 0.00004, 12345.6, None)]
-    ['0.000', '0.413', '4.0e-5', '12,346', '-']
+    ['0.000', '0.413', '0.000', '12,346', '-']
     """
     if score is None or math.isnan(score):
         return "-"
     if math.isinf(score):
         return "∞" if score > 0 else "-∞"
-    if score and abs(score) < 0.0005:
-        return _power(score)
     return f"{score:,.0f}" if abs(score) >= 1000 else f"{score:.3f}"
+
+
+def measured(score: Score) -> str:
+    """The figure of a score; Wasserstein's, in the unit of the feature, in three digits instead."""
+    return f"{score.score:.3g}" if score.method == "wasserstein" else figure(score.score)
 
 
 def _power(x: float) -> str:
