@@ -120,7 +120,8 @@ def _brackets(surveyed: Survey, ranks: NDArray[np.int64]) -> tuple[NDArray[np.fl
     high = np.ceil(share * len(sample) + width).astype(np.int64)
     below = np.where(low < 0, -np.inf, sample[np.maximum(low, 0)])
     above = np.where(high >= len(sample), np.inf, sample[np.minimum(high, len(sample) - 1)])
-    distinct, times = np.unique(sample, return_counts=True)
+    firsts = np.flatnonzero(np.append(True, sample[1:] != sample[:-1])[: len(sample)])
+    distinct, times = sample[firsts], np.diff(firsts, append=len(sample))
     heavy = distinct[times > max(len(sample) * _HEAVY, 2)]
     # A bracket has its lower end, too, which may be a value of many rows: in a cell from the next sampled value on.
     before = np.append(-np.inf, distinct)[np.searchsorted(distinct, below)]
