@@ -393,14 +393,14 @@ class Stepped(Resolver):
     """A resolver for which every version is ready, and which remembers what it would publish."""
 
     def __init__(self, aliases, folder):
-        registry = type("Fake", (), {"aliases": lambda _self, _name: dict(aliases)})()
+        registry = type("Fake", (), {"aliases": lambda _self, _name: dict(aliases), "tags": lambda _self, _name: {}})()
         super().__init__(registry, name="churn", data_dir=folder)
         self.published = []
 
     def _settled(self, _role, number, _problems):
         return number
 
-    def _publish(self, champion, challengers, _problems):
+    def _publish(self, champion, challengers, _canary):
         self._serving = Serving(
             generation=1,
             published_at="",
