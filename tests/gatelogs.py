@@ -90,6 +90,11 @@ class Hours:
             )
         )
 
+    def beat(self) -> None:
+        """Let readers have all that was written so far, though more may come."""
+        for appender in (self._events, self._results, self._outcomes):
+            appender.beat()
+
     def close(self) -> None:
         for appender in (self._events, self._results, self._outcomes):
             appender.close()

@@ -123,6 +123,64 @@ def test_a_label_after_the_deadline_is_no_label_though_the_cohort_closed_late(tm
     assert labelled(cohort).tolist() == [True, False]
 
 
+def test_a_version_that_begins_within_a_cohort_waits_for_nothing_that_another_shadowed(tmp_path: Path) -> None:
+    log = MemoryLog()
+    hours = Hours(log)
+    for hour, version in ((0, "c-0"), (0.3, "c-1"), (0.5, "c-0"), (0.7, "c-1"), (1.1, "c-1")):
+        span, ids = hours.ask(hour, [0.2, 0.8])
+        hours.shadow(span, [0.3, 0.7], version=version)
+        hours.label(hour + 0.1, ids, [0, 1])
+    hours.close()
+    (cohort,) = cohorts(log, tmp_path / "lake", rows=1)
+    assert (cohort.number, cohort.reason) == (FIRST, "complete")
+    assert int(labelled(cohort).sum()) == cohort.rows.num_rows == 4
+
+
+def test_a_cohort_whose_beginning_nobody_shadowed_is_left_out(tmp_path: Path) -> None:
+    log = MemoryLog()
+    hours = Hours(log)
+    _, ids = hours.ask(0, [0.4])  # read by nobody before retention took it
+    hours.label(0.1, ids, [0])
+    for hour in (0.5, 1.1, 2.1):
+        span, ids = hours.ask(hour, [0.2, 0.8])
+        hours.shadow(span, [0.3, 0.7])
+        hours.label(hour + 0.1, ids, [0, 1])
+    hours.close()
+    (cohort,) = cohorts(log, tmp_path / "lake", rows=1)
+    assert (cohort.number - FIRST, cohort.reason, cohort.rows.num_rows) == (1, "complete", 2)
+
+
+def test_a_fate_after_the_deadline_changes_nothing_that_closed_without_it(tmp_path: Path) -> None:
+    log = MemoryLog()
+    hours = Hours(log)
+    span, ids = hours.ask(0, [0.2, 0.8])
+    hours.shadow(span, [0.3, 0.7])
+    behind, more = hours.ask(0.5, [0.2, 0.8])
+    hours.label(0.6, [*ids, *more], [0, 1, 0, 1])
+    last, _ = hours.ask(7, [0.5])
+    hours.shadow(behind, [0.3, 0.7])  # the challenger was down for seven hours
+    hours.shadow(last, [0.3])
+    hours.close()
+    (cohort,) = cohorts(log, tmp_path / "lake", rows=1)
+    assert cohort.reason == "deadline"
+    assert cohort.rows["status"].to_pylist() == ["paired", "paired", None, None]
+    assert labelled(cohort).tolist() == [True, True, False, False]
+
+
+def test_late_requests_make_no_cohort_of_a_span_that_had_none(tmp_path: Path) -> None:
+    log = MemoryLog()
+    hours = Hours(log)
+    for hour in (0, 3, 4, 1.5):  # the last was answered elsewhere, and imported when hour 1 was long over
+        span, ids = hours.ask(hour, [0.2, 0.8])
+        hours.shadow(span, [0.3, 0.7])
+        hours.label(max(hour, 4.1) if hour == 1.5 else hour + 0.1, ids, [0, 1])
+    hours.ask(5, [0.5])
+    hours.close()
+    found = cohorts(log, tmp_path / "lake", rows=1)
+    assert [cohort.number - FIRST for cohort in found] == [0, 3, 4]
+    assert sum(cohort.late for cohort in found) == 2
+
+
 def test_a_quiet_log_closes_nothing_and_a_gap_is_skipped(tmp_path: Path) -> None:
     log = MemoryLog()
     hours = Hours(log)

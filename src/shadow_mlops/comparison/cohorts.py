@@ -4,13 +4,14 @@ A cohort is the sampled requests of one span of time. It closes at the first pos
 passed its end and every one of them has its shadow's fate and, where the shadow has answered, its label; or, whatever
 is still open, at the first position at which the longest delay of labels has passed as well. Time is what the log
 itself says: the time of each event and the receipt of each outcome, never the reader's clock. What is appended behind
-that position is counted, never taken: the same log gives the same cohorts, whenever and however often it is read.
+that position, requests, fates and labels, is never taken: the same log gives the same cohorts, whenever and however
+often it is read. Requests that another version of the challenger shadowed are none of this one's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
 
@@ -25,10 +26,27 @@ Position: TypeAlias = tuple[int, int]
 Closing: TypeAlias = Literal["complete", "deadline"]
 Ints: TypeAlias = NDArray[np.int64]
 
+# The first event of the first frame of results: all that came before it in the log and had no result by then was
+# answered before this challenger was there, and nobody will ever shadow it.
 _STARTED = """
-SELECT epoch_us(r.time) FROM results r
-WHERE r.version = $challenger AND r.champion_version = $champion AND NOT r.replayed
-ORDER BY r.boot, r.monotonic_ns, r.segment, r.row LIMIT 1
+WITH live AS (
+    SELECT segment, row, boot, monotonic_ns FROM results
+    WHERE version = $challenger AND champion_version = $champion AND NOT replayed
+), began AS (SELECT boot, monotonic_ns FROM live ORDER BY boot, monotonic_ns LIMIT 1)
+SELECT epoch_us(e.time), e.boot, e.monotonic_ns, b.boot, b.monotonic_ns
+FROM live l JOIN began b ON (l.boot, l.monotonic_ns) = (b.boot, b.monotonic_ns)
+JOIN events e ON (e.segment, e.row) = (l.segment, l.row)
+ORDER BY e.boot, e.monotonic_ns, e.segment, e.row LIMIT 1
+"""
+_NEVER_SHADOWED = """
+SELECT count(*) FROM events e
+WHERE e.time >= $since AND e.time < $until AND e.sampled AND e.version = $champion AND e.role = 'champion'
+    AND (e.boot, e.monotonic_ns) < ($boot, $ns)
+    AND NOT EXISTS (
+        FROM results r WHERE (r.segment, r.row) = (e.segment, e.row)
+            AND (r.version = $challenger OR r.challenger = $name) AND NOT r.replayed
+            AND (r.boot, r.monotonic_ns) <= ($began_boot, $began_ns)
+    )
 """
 _NEXT = """
 SELECT epoch_us(min(time)) FROM events
@@ -51,8 +69,14 @@ WITH asked AS (
     WHERE time >= $since AND time < $until AND sampled
         AND (version = $champion AND role = 'champion' OR version = $challenger AND role = 'challenger')
 ), fates AS (
-    SELECT segment, row, version, status, latency_us, label, boot, monotonic_ns FROM results
+    SELECT segment, row, version, status, latency_us, label, boot, monotonic_ns, challenger, replayed FROM results
     WHERE time >= $since AND time < $until
+), others AS (
+    SELECT a.segment, a.row, min((f.boot, f.monotonic_ns)) AS first
+    FROM asked a JOIN fates f ON f.segment = a.segment AND f.row = a.row
+    WHERE f.challenger = $name AND NOT f.replayed
+        AND f.version <> $challenger AND NOT (a.swapped AND f.version = $champion)
+    GROUP BY a.segment, a.row
 ), truths AS (
     SELECT segment, row, boot, monotonic_ns, received FROM labels
     WHERE time >= $since AND time < $until AND verdict = 'joined'
@@ -63,6 +87,7 @@ SELECT a.* EXCLUDE (decision),
     CASE WHEN a.swapped THEN f.label ELSE a.decision END AS said_champion,
     CASE WHEN a.swapped THEN a.decision ELSE f.label END AS said_challenger,
     f.status, f.latency_us AS shadow_us, f.boot AS fate_boot, f.monotonic_ns AS fate_ns,
+    o.first[1] AS other_boot, o.first[2] AS other_ns,
     t.boot AS label_boot, t.monotonic_ns AS label_ns, epoch_us(t.received) AS received_us,
     p.outcome, p.target, p.outputs,
     coalesce(CASE p.task
@@ -82,6 +107,7 @@ FROM asked a
 LEFT JOIN fates f ON f.segment = a.segment AND f.row = a.row
     AND (f.version = CASE WHEN a.swapped THEN $champion ELSE $challenger END
         OR f.status = 'shed' AND f.version = $challenger)  -- who was to shadow what was shed, nobody has looked at
+LEFT JOIN others o ON o.segment = a.segment AND o.row = a.row
 LEFT JOIN truths t ON t.segment = a.segment AND t.row = a.row
 LEFT JOIN matured p ON p.segment = a.segment AND p.row = a.row AND p.version = f.version
 ORDER BY a.boot, a.monotonic_ns, a.segment, a.row
@@ -96,6 +122,8 @@ class Matchup:
     ----------
     champion, challenger
         Human versions.
+    name
+        Of the challenger: its stream of results tells which requests another version of it shadowed.
     cohort_us, delay_us
         Length of a cohort, and the longest delay of a label, microseconds.
     final_labels
@@ -108,6 +136,7 @@ class Matchup:
     cohort_us: int
     delay_us: int
     final_labels: bool = False
+    name: str = "challenger"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +152,11 @@ class Cohort:
     reason
         Why it closed there.
     rows
-        Its requests that were appended by then, in the order of the log; columns as the query names them, and
-        ``labelled``, bool: the shadow answered, and a label came by then, in time.
+        Its requests that were appended by then, in the order of the log; columns as the query names them, null where
+        the log did not know by then, and ``labelled``, bool: the shadow answered, and a label came by then, in time.
     late
-        Requests of this span that were appended behind that position, as far as the lake knows by now.
+        Requests of this span, and of spans before it that had none by their closing, that were appended behind that
+        position: as far as the lake knows by now.
     """
 
     number: int
@@ -137,9 +167,18 @@ class Cohort:
 
 
 def first_cohort(connection: Any, matchup: Matchup) -> int | None:
-    """Cohort of the first event, in the order of the log, that the challenger shadowed live; None: none yet."""
+    """Cohort in which the challenger began to shadow live, or the next if it missed a part of that one; None: none yet.
+
+    A cohort with requests that nobody will ever shadow would only close at its deadline, and hold up all after it.
+    """
     found = connection.execute(_STARTED, _versions(matchup)).fetchall()
-    return int(found[0][0]) // matchup.cohort_us if found else None
+    if not found:
+        return None
+    ((us, boot, ns, began_boot, began_ns),) = found
+    number = int(us) // matchup.cohort_us
+    places = {"boot": boot, "ns": ns, "began_boot": began_boot, "began_ns": began_ns, "name": matchup.name}
+    ((missed,),) = connection.execute(_NEVER_SHADOWED, _versions(matchup) | _span(matchup, number) | places).fetchall()
+    return number + 1 if missed else number
 
 
 def next_cohort(
@@ -161,11 +200,21 @@ def next_cohort(
     Cohort or None
         None while it is open, and while there are no requests.
     """
-    since = {"since": _moment(number * matchup.cohort_us)}
-    ((first_us,),) = connection.execute(_NEXT, _versions(matchup) | since).fetchall()
-    if first_us is None:
-        return None
-    number = max(number, int(first_us) // matchup.cohort_us)
+    late = 0
+    while True:
+        parameters = _versions(matchup) | {"since": _moment(number * matchup.cohort_us)}
+        ((first_us,),) = connection.execute(_NEXT, parameters).fetchall()
+        if first_us is None:
+            return None
+        number = max(number, int(first_us) // matchup.cohort_us)
+        cohort = _cohort(connection, matchup, number, matched_us, features)
+        if cohort is None or cohort.rows.num_rows:
+            return None if cohort is None else replace(cohort, late=cohort.late + late)
+        late += cohort.late  # empty when it closed: who reads earlier does not even know that it is there
+        number += 1
+
+
+def _cohort(connection: Any, matchup: Matchup, number: int, matched_us: int, features: Sequence[str]) -> Cohort | None:
     end_us = (number + 1) * matchup.cohort_us
     ended = _passed(connection, end_us)
     if ended is None:
@@ -174,10 +223,9 @@ def next_cohort(
     deadline = _passed(connection, deadline_us + 1)
     if deadline is not None and matchup.final_labels and matched_us < deadline_us:
         return None  # the pairs are on their way
-    span = {"since": _moment(number * matchup.cohort_us), "until": _moment(end_us)}
     chosen = ", ".join(quoted(name) for name in features) or "NULL AS no_feature"
-    query = connection.sql(_ROWS.format(features=chosen), params=_versions(matchup) | span)
-    rows = query.to_arrow_table()
+    parameters = _versions(matchup) | _span(matchup, number) | {"name": matchup.name}
+    rows = connection.sql(_ROWS.format(features=chosen), params=parameters).to_arrow_table()
     return _closed(rows, number, ended, deadline, deadline_us=deadline_us, final_labels=matchup.final_labels)
 
 
@@ -190,40 +238,63 @@ def _closed(
     deadline_us: int,
     final_labels: bool,
 ) -> Cohort | None:
-    appended = _positions(rows, "boot", "monotonic_ns")
-    completed = _completions(rows)
-    order = _Order([*appended, *completed, ended, *([deadline] if deadline else [])])
-    appended_at, completed_at = order.of(appended), order.of(completed)
-    complete = None if final_labels else _first_complete(appended_at, completed_at, order.of([ended])[0])
+    appended, others = _positions(rows, "boot", "monotonic_ns"), _positions(rows, "other_boot", "other_ns")
+    fates, labels = _positions(rows, "fate_boot", "fate_ns"), _positions(rows, "label_boot", "label_ns")
+    completed = _completions(fates, others, labels, rows["status"].to_pylist())
+    order = _Order([*appended, *fates, *others, *labels, ended, *([deadline] if deadline else [])])
+    appended_at, fate_at, other_at = order.of(appended), order.of(fates), order.of(others)
+    complete = None if final_labels else _first_complete(appended_at, order.of(completed), order.of([ended])[0])
     at, reason = complete, "complete"
     if deadline is not None and (at is None or order.of([deadline])[0] < at):
         at, reason = int(order.of([deadline])[0]), "deadline"
     if at is None:
         return None
     within = appended_at <= at
+    mine = within & ~((other_at <= at) & (other_at < fate_at))
+    has_fate = fate_at <= at
     in_time = np.array([us is not None and us <= deadline_us for us in rows["received_us"].to_pylist()], dtype=np.bool_)
-    known = (completed_at <= at) | np.array(final_labels)
-    pairs = rows["is_pair"].to_numpy(zero_copy_only=False).astype(np.bool_)
-    labelled = pairs & in_time & known
-    kept = rows.append_column("labelled", pa.array(labelled)).filter(pa.array(within))
+    has_label = in_time & ((order.of(labels) <= at) | np.array(final_labels))
+    labelled = rows["is_pair"].to_numpy(zero_copy_only=False).astype(np.bool_) & has_fate & has_label
+    known = _without(_without(rows, _OF_FATE, has_fate), _OF_PAIR, labelled)
     return Cohort(
         number=number,
         closed_at=order.position(at),
         reason="complete" if reason == "complete" else "deadline",
-        rows=kept,
+        rows=known.append_column("labelled", pa.array(labelled)).filter(pa.array(mine)).drop_columns(_WORKINGS),
         late=int(np.count_nonzero(~within)),
     )
 
 
-def _completions(rows: pa.Table) -> list[Position | None]:
-    """Where each request had all that it needs: its fate and, if the shadow answered, its label."""
-    fates, labels = _positions(rows, "fate_boot", "fate_ns"), _positions(rows, "label_boot", "label_ns")
+_OF_FATE = ("status", "shadow_us", "said_champion", "said_challenger")
+_OF_PAIR = (
+    "outcome", "target", "outputs", "champion_score", "challenger_score", "champion_label", "challenger_label",
+    "champion_p_outcome", "challenger_p_outcome", "champion_scores", "challenger_scores",
+)  # fmt: skip
+_WORKINGS = [
+    "fate_boot", "fate_ns", "other_boot", "other_ns", "label_boot", "label_ns", "received_us", "is_pair",
+]  # fmt: skip
+
+
+def _without(rows: pa.Table, columns: Sequence[str], known: NDArray[np.bool_]) -> pa.Table:
+    """Null in some columns where the log did not know yet."""
+    places = pa.array(np.arange(rows.num_rows), mask=~known)
+    for name in columns:
+        rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].take(places))
+    return rows
+
+
+def _completions(
+    fates: list[Position | None], others: list[Position | None], labels: list[Position | None], statuses: list[str]
+) -> list[Position | None]:
+    """Where each request had all that it needs: a fate and, if the shadow answered, a label; or another's shadow."""
     done: list[Position | None] = []
-    for fate, label, status in zip(fates, labels, rows["status"].to_pylist(), strict=True):
-        if fate is None or (status == "paired" and label is None):
-            done.append(None)
+    for fate, other, label, status in zip(fates, others, labels, statuses, strict=True):
+        if other is not None and (fate is None or other < fate):
+            done.append(other)
+        elif fate is None or status != "paired":
+            done.append(fate)
         else:
-            done.append(max(fate, label) if status == "paired" and label is not None else fate)
+            done.append(None if label is None else max(fate, label))
     return done
 
 
@@ -264,6 +335,11 @@ def _passed(connection: Any, us: int) -> Position | None:
     """Where the time of the log reached a moment; None if it has not yet."""
     found = connection.execute(_PASSED, {"moment": _moment(us)}).fetchall()
     return (int(found[0][0]), int(found[0][1])) if found else None
+
+
+def _span(matchup: Matchup, number: int) -> dict[str, object]:
+    first = number * matchup.cohort_us
+    return {"since": _moment(first), "until": _moment(first + matchup.cohort_us)}
 
 
 def _versions(matchup: Matchup) -> dict[str, object]:

@@ -59,9 +59,16 @@ def evidence_id(record: bytes) -> str:
     return record_hash(record)[:16]
 
 
-def matchup_of(spec: GateSpec, champion: str, challenger: str) -> Matchup:
-    """What the cohorts of a gate are cut by."""
+def matchup_of(spec: GateSpec, champion: str, challenger: str, name: str) -> Matchup:
+    """What the cohorts of a gate are cut by.
+
+    Parameters
+    ----------
+    name
+        Of the challenger.
+    """
     return Matchup(
+        name=name,
         champion=champion,
         challenger=challenger,
         cohort_us=spec.cohort_us,

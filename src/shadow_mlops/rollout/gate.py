@@ -11,7 +11,7 @@ import msgspec
 import structlog
 from sqlalchemy import Engine
 
-from shadow_mlops.comparison.cohorts import Cohort, first_cohort, next_cohort
+from shadow_mlops.comparison.cohorts import Cohort, Matchup, first_cohort, next_cohort
 from shadow_mlops.domain.errors import StateError
 from shadow_mlops.lake.manifest import Manifest, read_manifest
 from shadow_mlops.lake.queries import connect, reading
@@ -142,7 +142,7 @@ class Gates:
             first: int | None = max(each.next_cohort for each in known)
         else:
             with self._reading(manifest, None) as connection:
-                first = first_cohort(connection, matchup_of(self.spec, champion, challenger))
+                first = first_cohort(connection, matchup_of(self.spec, champion, challenger, name))
         if first is None:
             return None
         log.info("gate opened", challenger=name, version=challenger, champion=champion, first_cohort=first)
@@ -164,7 +164,8 @@ class Gates:
             return self._told(gate, state)
         spent = stored.spent(self._state, gate.id, "metric")
         served = stored.spent(self._state, gate.id, "service")
-        for cohort in self._cohorts(manifest, gate.champion, gate.challenger, gate.next_cohort):
+        matchup = matchup_of(self.spec, gate.champion, gate.challenger, gate.name)
+        for cohort in self._cohorts(manifest, matchup, gate.next_cohort, self.spec):
             folded = fold(state, cohort, self.spec, schemas=manifest.schemas, spent=spent, served=served)
             gate = self._taken(gate, folded)
             state = folded.state
@@ -177,6 +178,8 @@ class Gates:
 
     def _taken(self, gate: StoredGate, folded: Folded) -> StoredGate:
         decision = decide(folded.state, self.spec, challengers=gate.challengers)
+        # what came late is known only as far as the lake reached then: no part of what anybody can make again
+        shown = msgspec.structs.replace(folded.state, late=0)
 
         def evidence(previous: str) -> bytes:
             return encode_evidence(
@@ -191,7 +194,7 @@ class Gates:
                     spec=self.spec,
                     first_cohort=gate.first_cohort,
                     decision=decision,
-                    state=folded.state,
+                    state=shown,
                 )
             )
 
@@ -212,7 +215,8 @@ class Gates:
         served: set[bytes] = set()
         manifest = read_manifest(self._lake)
         wanted = len(evidence.state.cohorts)
-        cohorts = self._cohorts(manifest, evidence.champion, evidence.challenger, evidence.first_cohort, spec)
+        matchup = matchup_of(spec, evidence.champion, evidence.challenger, evidence.challenger_name)
+        cohorts = self._cohorts(manifest, matchup, evidence.first_cohort, spec)
         for _, cohort in zip(range(wanted), cohorts, strict=False):
             folded = fold(state, cohort, spec, schemas=manifest.schemas, spent=spent, served=served)
             state = folded.state
@@ -220,16 +224,10 @@ class Gates:
             served.update(folded.served)
         if len(state.cohorts) < wanted:
             return state, f"the lake has {len(state.cohorts)} of the {wanted} cohorts: the others are past retention"
-        # what came late is counted as far as it was known then
         return msgspec.structs.replace(state, late=evidence.state.late), ""
 
-    def _cohorts(
-        self, manifest: Manifest, champion: str, challenger: str, first: int, spec: GateSpec | None = None
-    ) -> Iterator[Cohort]:
-        spec = spec or self.spec
-        matchup = matchup_of(spec, champion, challenger)
-        number = first
-        with self._reading(manifest, first * spec.cohort_us) as connection:
+    def _cohorts(self, manifest: Manifest, matchup: Matchup, number: int, spec: GateSpec) -> Iterator[Cohort]:
+        with self._reading(manifest, number * spec.cohort_us) as connection:
             while True:
                 cohort = next_cohort(
                     connection, matchup, number, matched_us=manifest.matched_us, features=feature_columns(spec)
