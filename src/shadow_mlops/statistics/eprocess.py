@@ -3,6 +3,9 @@
 Under "the challenger is not better" the wealth of a gambler who bets a fixed part of it on each difference is a
 nonnegative supermartingale, and so is the average over a grid of bets. By Ville's inequality it ever reaches 1/α with
 a probability of α at most, however often and whenever somebody looks.
+
+Wealth is kept as a product, mantissa and exponent apart: sums and products have the same bits on every machine, while
+NumPy's logarithms depend on its processor, and evidence is compared to the last bit.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
 BETS: NDArray[np.float64] = np.arange(1, 40, 2) / 40
 """Parts of the wealth that are bet: 0.025, 0.075, …, 0.975."""
-_LOG_BETS = float(np.log(len(BETS)))
+_AT_ONCE = 64  # values between two looks at the exponent: 0.025^64 is far from the smallest double
+_LARGEST = 1e300
+"""E-values stop here: whatever is beyond has been decided long ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,15 @@ class GridState:
 
     bound: float
     margin: float
-    log_wealth: tuple[float, ...] = (0.0,) * len(BETS)
+    mantissas: tuple[float, ...] = (1.0,) * len(BETS)
+    exponents: tuple[int, ...] = (0,) * len(BETS)
+    """Wealth of each bet: mantissa · 2^exponent."""
     count: int = 0
     total: float = 0.0
     squares: float = 0.0
     nonzero: int = 0
-    peak: float = 0.0
-    """Greatest log e-value so far."""
+    peak: float = 1.0
+    """Greatest e-value so far."""
 
 
 class GridProcess:
@@ -62,7 +68,7 @@ class GridProcess:
     (True, 10, 1.0)
     """
 
-    __slots__ = ("_log_wealth", "_nonzero", "_squares", "_total", "bound", "count", "margin", "peak")
+    __slots__ = ("_exponents", "_mantissas", "_nonzero", "_squares", "_total", "bound", "count", "margin", "peak")
 
     def __init__(self, *, bound: float, margin: float = 0.0) -> None:
         _check(bound, margin)
@@ -70,9 +76,10 @@ class GridProcess:
         self.margin = margin
         self.count = 0
         """Values so far."""
-        self.peak = 0.0
-        """Greatest log e-value after any value so far: what was reached once stays reached."""
-        self._log_wealth = np.zeros(len(BETS))
+        self.peak = 1.0
+        """Greatest e-value after any value so far: what was reached once stays reached."""
+        self._mantissas = np.ones(len(BETS))
+        self._exponents = np.zeros(len(BETS), dtype=np.int64)
         self._total = 0.0
         self._squares = 0.0
         self._nonzero = 0
@@ -90,11 +97,14 @@ class GridProcess:
             return
         if new.ndim != 1 or not (np.abs(new) <= self.bound).all():
             raise ValueError(f"differences are numbers between -{self.bound:g} and {self.bound:g}")
-        steps = np.log1p(np.outer((new + self.margin) / (self.bound + self.margin), BETS))
-        # accumulate adds one after the other: a sum by pairs would depend on where a batch ends
-        paths = np.add.accumulate(np.vstack([self._log_wealth, steps]), axis=0)[1:]
-        self.peak = max(self.peak, float(np.max(logsumexp(paths, axis=1))) - _LOG_BETS)
-        self._log_wealth = paths[-1]
+        factors = 1 + np.outer((new + self.margin) / (self.bound + self.margin), BETS)
+        for start in range(0, len(new), _AT_ONCE):
+            # accumulate multiplies one after the other: a product by pairs would depend on where a batch ends
+            part = np.vstack([self._mantissas, factors[start : start + _AT_ONCE]])
+            paths = np.multiply.accumulate(part, axis=0)[1:]
+            self.peak = max(self.peak, float(_e_values(*_scaled_means(paths, self._exponents)).max()))
+            self._mantissas, shift = np.frexp(paths[-1])
+            self._exponents = self._exponents + shift
         self._total = float(np.add.accumulate(np.concatenate([[self._total], new]))[-1])
         self._squares = float(np.add.accumulate(np.concatenate([[self._squares], new * new]))[-1])
         self._nonzero += int(np.count_nonzero(new))
@@ -102,17 +112,18 @@ class GridProcess:
 
     @property
     def log_e_value(self) -> float:
-        """Logarithm of the e-value now."""
-        return float(logsumexp(self._log_wealth)) - _LOG_BETS
+        """Logarithm of the e-value now, also where it is too small for a double."""
+        means, exponent = _scaled_means(self._mantissas[None, :], self._exponents)
+        return math.log(means[0]) + exponent * math.log(2)
 
     @property
     def e_value(self) -> float:
         """Evidence now: under the null its expectation is 1 at most."""
-        return float(np.exp(min(self.log_e_value, 700.0)))  # e^709 is the last that a double holds
+        return float(_e_values(*_scaled_means(self._mantissas[None, :], self._exponents))[0])
 
     def crossed(self, alpha: float) -> bool:
         """Whether the e-value has ever reached 1/α; once true, it stays true."""
-        return self.peak >= -math.log(alpha)
+        return self.peak >= 1 / alpha
 
     @property
     def mean(self) -> float:
@@ -134,6 +145,9 @@ class GridProcess:
     def labels_needed(self, alpha: float) -> int | None:
         """How many more values it may take to cross 1/α if the data go on as they are: 2σ̂²·ln(1/α)/(D̄ + δ)² − t.
 
+        Values that hardly vary are not enough sooner than the largest bet lets wealth grow (models that never differ:
+        a margin still takes its time).
+
         Returns
         -------
         int or None
@@ -144,14 +158,17 @@ class GridProcess:
         shift = self.mean + self.margin
         if not self.count or not shift > 0:
             return None
-        return max(0, math.ceil(2 * self.variance * -math.log(alpha) / shift**2 - self.count))
+        wanted = -math.log(alpha)
+        slowest = wanted / math.log1p(float(BETS[-1]) * shift / (self.bound + self.margin))
+        return max(1, math.ceil(max(2 * self.variance * wanted / shift**2, slowest) - self.count))
 
     def state(self) -> GridState:
         """All that is remembered."""
         return GridState(
             bound=self.bound,
             margin=self.margin,
-            log_wealth=tuple(self._log_wealth.tolist()),
+            mantissas=tuple(self._mantissas.tolist()),
+            exponents=tuple(self._exponents.tolist()),
             count=self.count,
             total=self._total,
             squares=self._squares,
@@ -169,9 +186,10 @@ class GridProcess:
             If the state is none of this grid.
         """
         process = cls(bound=state.bound, margin=state.margin)
-        if len(state.log_wealth) != len(BETS):
-            raise ValueError(f"the state has {len(state.log_wealth)} bets, the grid {len(BETS)}")
-        process._log_wealth = np.array(state.log_wealth)
+        if not len(state.mantissas) == len(state.exponents) == len(BETS):
+            raise ValueError(f"the state has {len(state.mantissas)} bets, the grid {len(BETS)}")
+        process._mantissas = np.array(state.mantissas, dtype=np.float64)
+        process._exponents = np.array(state.exponents, dtype=np.int64)
         process.count, process.peak = state.count, state.peak
         process._total, process._squares, process._nonzero = state.total, state.squares, state.nonzero
         return process
@@ -179,7 +197,8 @@ class GridProcess:
 
 def grid_state(plain: dict[str, Any]) -> GridState:
     """The inverse of :func:`plain_state`."""
-    return GridState(**{**plain, "log_wealth": tuple(plain["log_wealth"])})
+    wealth = {name: tuple(plain[name]) for name in ("mantissas", "exponents")}
+    return GridState(**{**plain, **wealth})
 
 
 def plain_state(state: GridState) -> dict[str, Any]:
@@ -211,7 +230,21 @@ def log_e_paths(values: NDArray[np.float64], *, bound: float, margin: float = 0.
     total = np.full(values.shape, -np.inf)
     for bet in BETS:
         np.logaddexp(total, np.add.accumulate(np.log1p(bet * scaled), axis=1), out=total)
-    return total - _LOG_BETS
+    return total - float(np.log(len(BETS)))
+
+
+def _scaled_means(wealth: NDArray[np.float64], exponents: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
+    """Means over the bets of wealth · 2^exponents, float64 (n, bets) to (n,), and the power of two to multiply by."""
+    most = int(exponents.max())
+    total = np.zeros(len(wealth))
+    for column, exponent in zip(wealth.T, (exponents - most).tolist(), strict=True):
+        total += np.ldexp(column, exponent)  # one after the other, so that the rounding is always the same
+    return total / len(BETS), most
+
+
+def _e_values(means: NDArray[np.float64], exponent: int) -> NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        return np.minimum(np.ldexp(means, exponent), _LARGEST)
 
 
 def _check(bound: float, margin: float) -> None:

@@ -32,8 +32,8 @@ class Differences:
 
 
 def log_loss_bound() -> float:
-    """ln((1 − ε) / ε)."""
-    return math.log((1 - PROBABILITY_FLOOR) / PROBABILITY_FLOOR)
+    """ln((1 − ε) / ε), rounded up in the ninth decimal as the losses are."""
+    return math.ceil(math.log((1 - PROBABILITY_FLOOR) / PROBABILITY_FLOOR) * 2.0**30) / 2.0**30
 
 
 def bound_of(loss: Loss, *, classes: int = 2, declared: float | None = None) -> float:
@@ -68,12 +68,16 @@ def of_decisions(champion_right: NDArray[np.bool_], challenger_right: NDArray[np
 
 
 def of_log_loss(champion: Floats, challenger: Floats) -> Differences:
-    """Log loss of the probabilities that each gave to what came true, clipped to [ε, 1 − ε]."""
-    low, high = PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR
-    return Differences(
-        np.log(np.clip(challenger, low, high)) - np.log(np.clip(champion, low, high)),
-        log_loss_bound(),
-    )
+    """Log loss of the probabilities that each gave to what came true, clipped to [ε, 1 − ε], to the ninth decimal.
+
+    Processors differ in a logarithm's last bit; evidence must not.
+    """
+    return Differences(_rounded_log(challenger) - _rounded_log(champion), log_loss_bound())
+
+
+def _rounded_log(probabilities: Floats) -> Floats:
+    logs = np.log(np.clip(probabilities, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR))
+    return np.asarray(np.rint(logs * 2.0**30) / 2.0**30, dtype=np.float64)
 
 
 def of_brier(champion: Floats, challenger: Floats, target: Floats) -> Differences:
