@@ -17,6 +17,8 @@ from shadow_mlops.domain.deployment import Duration, Labels
 from shadow_mlops.domain.errors import ConflictError, DeploymentError, StateError
 from shadow_mlops.domain.events import Status
 from shadow_mlops.eventlog.memory import MemoryLog
+from shadow_mlops.rollout.decision import decide
+from shadow_mlops.rollout.folding import Cell, opened
 from shadow_mlops.rollout.gate import Gates
 from shadow_mlops.rollout.spec import GateSpec, spec_of
 from shadow_mlops.state import gates as stored
@@ -87,6 +89,60 @@ def test_a_worse_challenger_is_rejected(tmp_path: Path) -> None:
     (status,) = gates.advance("champion-1", ROLES)
     assert status.decision.decision == "reject"
     assert "worse" in status.decision.reasons[0]
+
+
+def test_worse_within_the_margin_is_no_reason_to_reject(tmp_path: Path) -> None:
+    log = MemoryLog()
+    traffic(log, hours=24, better=-0.03)  # some 0.025 of Brier score
+    lake = lake_of(log, tmp_path)
+    (strict,) = Gates(lake, engine_at(tmp_path), spec(", metric: brier"), model="m").advance("champion-1", ROLES)
+    assert strict.decision.decision == "reject"
+    found = {}
+    for margin in ("0.035", "0.005"):
+        folder = tmp_path / margin
+        folder.mkdir()
+        asked = spec(f", metric: brier, kind: non_inferior, margin: {margin}")
+        (status,) = Gates(lake, engine_at(folder), asked, model="m").advance("champion-1", ROLES)
+        found[margin] = status.decision
+    assert found["0.035"].decision == "promote"
+    assert found["0.035"].e_value_harm < 1
+    assert found["0.005"].decision == "reject"
+    assert "more than 0.005 is not allowed" in found["0.005"].reasons[0]
+
+
+def test_of_many_classes_the_rare_cells_are_looked_at_together() -> None:
+    asked = spec(", metric: accuracy", task="multiclass")
+    state = opened(asked, 0)
+    for ours in range(40):
+        state.coverage[f"champion:{ours}"] = Cell(pairs=1000, labelled=980)
+        for theirs in range(40):
+            if ours != theirs:
+                state.coverage[f"disagree:{ours},{theirs}"] = Cell(pairs=3, labelled=2 if ours == 7 else 3)
+    assert not [reason for reason in decide(state, asked, challengers=1).reasons if "label" in reason]
+    state.coverage["champion:3"] = Cell(pairs=5000, labelled=4400)
+    assert any("decision 3" in reason for reason in decide(state, asked, challengers=1).reasons)
+
+
+def test_requests_that_come_late_are_no_part_of_the_evidence(tmp_path: Path) -> None:
+    records = []
+    for late in (False, True):
+        log = MemoryLog()
+        traffic(log, hours=10, better=0.15)
+        if late:
+            hours = Hours(log)
+            span, _ = hours.ask(0.5, [0.5, 0.5])
+            hours.shadow(span, [0.5, 0.5])
+            hours.close()
+        folder = tmp_path / str(late)
+        folder.mkdir()
+        state = engine_at(folder)
+        (status,) = Gates(lake_of(log, folder), state, spec(), model="m").advance("champion-1", ROLES)
+        assert status.late == 2 * late
+        (link,) = stored.chain(state)
+        records.append(msgspec.json.decode(link.record))
+    for record in records:  # two logs: positions and event ids are their own
+        del record["state"]["cohorts"]
+    assert records[0] == records[1]
 
 
 def test_equal_models_are_watched_until_the_labels_are_used_up(tmp_path: Path) -> None:

@@ -66,14 +66,14 @@ class Acting:
     def start(self, role, *, evidence, reason):
         self._do("start", role, evidence)
 
-    def advance(self, reason):
+    def advance(self, canary, reason):
         self._do("advance")
 
-    def abort(self, reason, details):
+    def abort(self, canary, reason, details):
         self._do("abort", str(details["harmed"]))
 
-    def promote(self, version, reason):
-        self._do("promote", version)
+    def promote(self, canary, reason):
+        self._do("promote", canary.version)
 
     def tried(self, evidence):
         return not self.failing and any(what[:1] == ("start",) and what[2] == evidence for what in self.done)

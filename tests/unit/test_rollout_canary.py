@@ -100,6 +100,28 @@ def test_steps_are_published_and_recorded(rollout, published):
     ]
 
 
+def test_an_order_that_rests_on_a_step_that_is_over_does_nothing(rollout, registry, published):
+    published()
+    seen = rollout.canaries.start("challenger", who="gate", rollout="e1").canary
+    rollout.canaries.freeze(frozen=True, who="ada")
+    with pytest.raises(ConflictError, match="no longer at step 1"):
+        rollout.canaries.advance(who="gate", seen=seen)
+    assert rollout.canaries.tag().frozen
+    rollout.canaries.freeze(frozen=False, who="ada")
+    rollout.canaries.advance(who="gate", seen=seen)
+    with pytest.raises(ConflictError, match="no longer at step 1"):  # the same order once more, before it is published
+        rollout.canaries.advance(who="gate", seen=seen)
+    last = rollout.canaries.status()
+    rollout.canaries.abort(who="ada")
+    with pytest.raises(ConflictError, match="no longer at step 2"):
+        rollout.promote("3.0.0-beta", who="gate", seen=last)
+    assert registry.aliases("churn")["champion"] == "1"
+    rollout.canaries.start("challenger", who="ada", rollout="e2")
+    with pytest.raises(ConflictError, match="another is under way"):
+        rollout.canaries.abort(who="gate", rollout="e1")
+    assert rollout.canaries.tag().rollout == "e2"
+
+
 def test_a_rollback_during_a_canary_ends_it_and_moves_no_alias(rollout, registry, published):
     published()
     rollout.canaries.start("challenger", who="ada")

@@ -46,19 +46,22 @@ class Roles:
 
 
 class Acting(Protocol):
-    """Carries out what was decided; each call may take seconds and is made in a thread of its own."""
+    """Carries out what was decided; each call may take seconds and is made in a thread of its own.
+
+    Orders about a canary name the step that they rest on: who has aborted, frozen or moved it meanwhile wins.
+    """
 
     def start(self, role: str, *, evidence: str, reason: str) -> None:
         """Begin a canary with this challenger, or promote it where there are no steps."""
 
-    def advance(self, reason: str) -> None:
+    def advance(self, canary: CanaryStatus, reason: str) -> None:
         """Go to the next step."""
 
-    def abort(self, reason: str, details: Mapping[str, object]) -> None:
+    def abort(self, canary: CanaryStatus, reason: str, details: Mapping[str, object]) -> None:
         """End the canary; the champion answers all."""
 
-    def promote(self, version: str, reason: str) -> None:
-        """Make the version champion."""
+    def promote(self, canary: CanaryStatus, reason: str) -> None:
+        """Make its version champion."""
 
     def tried(self, evidence: str) -> bool:
         """Whether a rollout that rests on this evidence has been begun before."""
@@ -184,15 +187,15 @@ class Gating:
                 "values": step.values,
                 "rollout": canary.rollout,
             }
-            self._do(f"abort {key}", partial(self._acting.abort, reason, details))
+            self._do(f"abort {key}", partial(self._acting.abort, canary, reason, details))
         elif step.verdict == "enough" and not canary.frozen:
             reason = (
                 f"{step.values:,} values at {canary.share:.3g} of the entities without harm (rollout {canary.rollout})"
             )
             if canary.step + 1 < canary.steps:
-                self._do(f"advance {key}", partial(self._acting.advance, reason))
+                self._do(f"advance {key}", partial(self._acting.advance, canary, reason))
             elif self._auto:
-                self._do(f"promote {key}", partial(self._acting.promote, canary.version, reason))
+                self._do(f"promote {key}", partial(self._acting.promote, canary, reason))
 
     def _do(self, key: str, order: Callable[[], None]) -> None:
         not_before, pause = self._not_before.get(key, (0.0, _FIRST_RETRY))

@@ -143,17 +143,17 @@ class RolloutActor:
         version = self._rollout.status().challengers[role]
         self._rollout.promote(version, who=_WHO, reason=reason, details={"evidence": evidence})
 
-    def advance(self, reason: str) -> None:
+    def advance(self, canary: CanaryStatus, reason: str) -> None:
         """See :class:`~shadow_mlops.monitor.gating.Acting`."""
-        self._rollout.canaries.advance(who=_WHO, reason=reason)
+        self._rollout.canaries.advance(who=_WHO, reason=reason, seen=canary)
 
-    def abort(self, reason: str, details: Mapping[str, object]) -> None:
+    def abort(self, canary: CanaryStatus, reason: str, details: Mapping[str, object]) -> None:
         """See :class:`~shadow_mlops.monitor.gating.Acting`."""
-        self._rollout.canaries.abort(who=_WHO, reason=reason, details=details)
+        self._rollout.canaries.abort(who=_WHO, reason=reason, details=details, rollout=canary.rollout)
 
-    def promote(self, version: str, reason: str) -> None:
+    def promote(self, canary: CanaryStatus, reason: str) -> None:
         """See :class:`~shadow_mlops.monitor.gating.Acting`."""
-        self._rollout.promote(version, who=_WHO, reason=reason)
+        self._rollout.promote(canary.version, who=_WHO, reason=reason, seen=canary)
 
     def tried(self, evidence: str) -> bool:
         """See :class:`~shadow_mlops.monitor.gating.Acting`."""

@@ -147,16 +147,30 @@ class Canaries:
             self._write(tag)
         return self._followed("start", attempt, tag)
 
-    def advance(self, *, who: str, reason: str = "", details: Mapping[str, Any] | None = None) -> CanaryChange:
+    def advance(
+        self,
+        *,
+        who: str,
+        reason: str = "",
+        details: Mapping[str, Any] | None = None,
+        seen: CanaryStatus | None = None,
+    ) -> CanaryChange:
         """Go to the next share.
+
+        Parameters
+        ----------
+        seen
+            The step that was watched; None: whatever is in force.
 
         Raises
         ------
         ConflictError
-            If there is no canary, or it is at its last step: promote the version then.
+            If there is no canary, it is at its last step (promote the version then), or not as it was seen.
         """
         with self._orders.recorded("canary advance", to=None, who=who, reason=reason, details=details) as attempt:
             before = self._there(attempt)
+            if seen is not None:
+                self.refuse_unlike(seen)
             if before.step + 1 >= len(self.steps):
                 raise ConflictError("the canary is at its last step: promote the version, or abort")
             tag = msgspec.structs.replace(
@@ -181,16 +195,30 @@ class Canaries:
             self._write(tag)
         return self._followed(action, attempt, tag)
 
-    def abort(self, *, who: str, reason: str = "", details: Mapping[str, Any] | None = None) -> CanaryChange:
+    def abort(
+        self,
+        *,
+        who: str,
+        reason: str = "",
+        details: Mapping[str, Any] | None = None,
+        rollout: str | None = None,
+    ) -> CanaryChange:
         """Let the champion answer all again.
+
+        Parameters
+        ----------
+        rollout
+            Only the canary of this rollout; None: whichever is under way.
 
         Raises
         ------
         ConflictError
-            If there is no canary.
+            If there is no canary, or another.
         """
         with self._orders.recorded("canary abort", to=None, who=who, reason=reason, details=details) as attempt:
-            self._there(attempt)
+            there = self._there(attempt)
+            if rollout is not None and there.rollout != rollout:
+                raise ConflictError(f"the canary of rollout {rollout} is over: another is under way")
             self._write(None)
         return self._followed("abort", attempt, None)
 
@@ -211,6 +239,18 @@ class Canaries:
         if action == "abort":
             return self.abort(who=who, reason=reason, details=details)
         return self.freeze(frozen=action == "freeze", who=who, reason=reason, details=details)
+
+    def refuse_unlike(self, seen: CanaryStatus) -> None:
+        """Refuse an order that rests on a step which somebody has moved on, frozen or ended since.
+
+        Raises
+        ------
+        ConflictError
+            If the registry says something else than what was seen.
+        """
+        now = self.tag()
+        if now is None or (now.rollout, now.step, now.frozen) != (seen.rollout, seen.step, seen.frozen):
+            raise ConflictError(f"the canary is no longer at step {seen.step + 1} of rollout {seen.rollout}")
 
     def forget(self) -> None:
         """Remove the tag of a canary that a promotion, or another tool's move of an alias, has ended."""

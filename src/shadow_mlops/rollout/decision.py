@@ -18,6 +18,7 @@ from shadow_mlops.statistics.sequences import mean_interval
 Verdict: TypeAlias = Literal["promote", "reject", "keep_watching"]
 GuardVerdict: TypeAlias = Literal["passed", "watching", "blocked"]
 _DAY_US = 86_400_000_000
+_MOST_CELLS = 12  # whose labels are looked at one by one; each pair of them is compared
 
 
 class GuardrailStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +73,12 @@ def decide(state: GateState, spec: GateSpec, *, challengers: int) -> Decision:
     reasons: tuple[str, ...]
     if harm.crossed(alpha):
         verdict = "reject"
-        reasons = (f"the challenger is worse: {_words(harm.mean, spec)} worse per entity, e-value {_e(harm.peak)}",)
+        much = f" (more than {spec.margin:g} is not allowed)" if spec.margin else ""
+        worse = f"{-primary.mean:.4g} in {_name(spec)} worse per entity{much}"
+        reasons = (f"the challenger is worse: {worse}, e-value {harm.peak:.3g}",)
     elif not missing:
         verdict = "promote"
-        evidence = f"e-value {_e(primary.peak)} (needed {1 / alpha:g})"
+        evidence = f"e-value {primary.peak:.3g} (needed {1 / alpha:g})"
         reasons = (f"the challenger is {_better(primary, spec)} on {primary.count:,} entities, {evidence}",)
     elif primary.count >= spec.max_labels:
         verdict, reasons = "reject", (f"{spec.max_labels:,} values are used up", *missing)
@@ -85,17 +88,31 @@ def decide(state: GateState, spec: GateSpec, *, challengers: int) -> Decision:
         decision=verdict,
         metric=spec.metric,
         estimate=primary.mean if primary.count else None,
-        interval=mean_interval(primary.mean, primary.variance, primary.count, primary.nonzero, alpha),
+        interval=_interval(primary, alpha),
         e_value=primary.e_value,
         e_value_harm=harm.e_value,
         labelled=primary.count,
         labels_needed=primary.labels_needed(alpha),
         guardrails=guards,
         reasons=reasons,
-        mcnemar_e_value=math.exp(min(mcnemar.log_e_value(state.wins, state.losses), 700.0))
+        mcnemar_e_value=_shown(math.exp(min(mcnemar.log_e_value(state.wins, state.losses), 690.0)))
         if spec.metric == "accuracy"
         else None,
     )
+
+
+def _interval(process: GridProcess, alpha: float) -> tuple[float, float] | None:
+    found = mean_interval(process.mean, process.variance, process.count, process.nonzero, alpha)
+    return None if found is None else (_shown(found[0]), _shown(found[1]))
+
+
+def _shown(figure: float) -> float:
+    """A figure for people, in ten digits: what logarithms and gamma functions give has its last ones from the machine.
+
+    >>> _shown(0.1234567890123)
+    0.123456789
+    """
+    return float(f"{figure:.10g}")
 
 
 def _missing(
@@ -107,7 +124,7 @@ def _missing(
         needed = primary.labels_needed(alpha)
         more = "the data do not point to the challenger so far" if needed is None else f"some {needed:,} more may do"
         words.append(
-            f"the evidence is {_e(primary.log_e_value)} where {1 / alpha:g} is needed, from {primary.count:,} entities;"
+            f"the evidence is {primary.e_value:.3g} where {1 / alpha:g} is needed, from {primary.count:,} entities;"
             f" {more}"
         )
     if primary.count < spec.min_labels:
@@ -130,10 +147,20 @@ def _uncovered(state: GateState) -> tuple[str, ...]:
             ours, theirs = what.rsplit(",", 1)
             disagreements.append(Covered(f"champion {ours}, challenger {theirs}", cell.pairs, cell.labelled))
     whole: Cell = state.everything
-    groups = [tuple(decisions), tuple(disagreements)]
+    groups = [_most_frequent(decisions, "any rarer decision"), _most_frequent(disagreements, "any rarer disagreement")]
     if not decisions and whole.pairs:  # regression
         groups.append((Covered("any answer", whole.pairs, whole.labelled),))
     return objections(tuple(groups))
+
+
+def _most_frequent(cells: list[Covered], others: str) -> tuple[Covered, ...]:
+    """The largest cells, and all others as one: of a hundred classes some pair is rare, and lacks its only label."""
+    cells = sorted(cells, key=lambda cell: (-cell.pairs, cell.name))
+    rare = cells[_MOST_CELLS:]
+    if not rare:
+        return tuple(cells)
+    together = Covered(others, sum(cell.pairs for cell in rare), sum(cell.labelled for cell in rare))
+    return (*cells[:_MOST_CELLS], together)
 
 
 def _guard(state: GuardState, guard: Guardrail, *, alpha: float, count: int) -> GuardrailStatus:
@@ -141,33 +168,34 @@ def _guard(state: GuardState, guard: Guardrail, *, alpha: float, count: int) -> 
     name = guard.name + "".join(f", {feature} = {value}" for feature, value in sorted(guard.segment.items()))
     if guard.name == SCORE_GUARDRAIL:
         down = GridProcess.resumed(state.down or state.up)
-        log_e = max(process.log_e_value, down.log_e_value) - math.log(2)
-        blocked = log_e >= math.log(count / alpha)
+        e_value = max(process.e_value, down.e_value) / 2
+        blocked = e_value >= count / alpha
         words = f"{name}: the challenger's scores are shifted by more than {guard.margin:g}"
-        return _status(name, guard, "blocked" if blocked else "passed", log_e=log_e, values=process.count, words=words)
+        return _status(
+            name, guard, "blocked" if blocked else "passed", e_value=e_value, values=process.count, words=words
+        )
     if guard.kind == "no_harm":
-        blocked = process.log_e_value >= math.log(count / alpha)
-        words = f"{name}: the challenger does harm, {process.mean:.4g} worse, e-value {_e(process.log_e_value)}"
+        blocked = process.e_value >= count / alpha
+        words = f"{name}: the challenger does harm, {process.mean:.4g} worse, e-value {process.e_value:.3g}"
         return _status(
             name,
             guard,
             "blocked" if blocked else "passed",
-            log_e=process.log_e_value,
+            e_value=process.e_value,
             values=process.count,
             words=words,
         )
     passed = process.crossed(alpha)
-    words = f"{name}: not yet shown to be at most {guard.margin:g} worse, e-value {_e(process.log_e_value)}"
+    words = f"{name}: not yet shown to be at most {guard.margin:g} worse, e-value {process.e_value:.3g}"
     return _status(
-        name, guard, "passed" if passed else "watching", log_e=process.log_e_value, values=process.count, words=words
+        name, guard, "passed" if passed else "watching", e_value=process.e_value, values=process.count, words=words
     )
 
 
 def _status(
-    name: str, guard: Guardrail, state: GuardVerdict, *, log_e: float, values: int, words: str
+    name: str, guard: Guardrail, state: GuardVerdict, *, e_value: float, values: int, words: str
 ) -> GuardrailStatus:
     shown = words if state != "passed" else f"{name}: fine"
-    e_value = math.exp(min(log_e, 700.0))
     return GuardrailStatus(name=name, kind=guard.kind, state=state, e_value=e_value, values=values, words=shown)
 
 
@@ -177,13 +205,5 @@ def _better(primary: GridProcess, spec: GateSpec) -> str:
     return f"better in {_name(spec)} by {primary.mean:.4g}"
 
 
-def _words(difference: float, spec: GateSpec) -> str:
-    return f"{difference:.4g} in {_name(spec)}"
-
-
 def _name(spec: GateSpec) -> str:
     return {"auc": "AUC", "brier": "Brier score"}.get(spec.metric, spec.metric.replace("_", " "))
-
-
-def _e(log_e: float) -> str:
-    return f"{math.exp(min(log_e, 700.0)):.3g}"

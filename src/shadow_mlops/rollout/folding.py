@@ -63,7 +63,7 @@ class GateState(msgspec.Struct, kw_only=True):
     next_cohort: int
     primary: GridState
     harm: GridState
-    """The same differences with the other sign and no margin: is the challenger worse?"""
+    """The same differences with the other sign: is the challenger worse, by more than the margin where there is one?"""
     guards: list[GuardState]
     wins: int = 0
     losses: int = 0
@@ -99,7 +99,7 @@ def opened(spec: GateSpec, first_cohort: int) -> GateState:
     return GateState(
         next_cohort=first_cohort,
         primary=GridState(bound=spec.bound, margin=spec.margin),
-        harm=GridState(bound=spec.bound, margin=0.0),
+        harm=GridState(bound=spec.bound + spec.margin, margin=0.0),
         guards=[_guard(spec, guard) for guard in spec.guardrails],
     )
 
@@ -150,7 +150,7 @@ def fold(
     _count_coverage(after, cohort.rows, known)
     values = _primary_values(after, cohort, spec, units, schemas)
     after.primary = _updated(state.primary, values)
-    after.harm = _updated(state.harm, -values)
+    after.harm = _updated(state.harm, -values - spec.margin)
     after.wins += int(np.count_nonzero(values > 0))
     after.losses += int(np.count_nonzero(values < 0))
     after.guards = [

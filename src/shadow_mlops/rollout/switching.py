@@ -22,7 +22,7 @@ from shadow_mlops.models.preparation import no_traffic, prepared_directory
 from shadow_mlops.models.registry import RegisteredVersion, Registry
 from shadow_mlops.models.resolver import CHAMPION
 from shadow_mlops.rollout.aliases import PREVIOUS, Move, after_moves, alias_moves, challenger_roles
-from shadow_mlops.rollout.canary import Canaries
+from shadow_mlops.rollout.canary import Canaries, CanaryStatus
 from shadow_mlops.rollout.following import Followed, await_followed
 from shadow_mlops.rollout.orders import Orders
 from shadow_mlops.rollout.proving import prove
@@ -119,7 +119,15 @@ class Rollout:
         aliases = {alias: version.number for version in found for alias in version.aliases}
         return self._roles(aliases, {version.number: version.human for version in found})
 
-    def promote(self, version: str, *, who: str, reason: str = "", details: Mapping[str, Any] | None = None) -> Switch:
+    def promote(
+        self,
+        version: str,
+        *,
+        who: str,
+        reason: str = "",
+        details: Mapping[str, Any] | None = None,
+        seen: CanaryStatus | None = None,
+    ) -> Switch:
         """Make a version champion, and the champion before it ``previous`` and a challenger.
 
         Parameters
@@ -128,11 +136,14 @@ class Rollout:
             Human version, or the registry number of an untagged one.
         who, reason, details
             For the audit trail, which has an entry whatever comes of it.
+        seen
+            The canary step that it rests on; None: on none.
 
         Raises
         ------
         ConflictError
-            If a version is pinned, this one is champion already, or another switch is under way.
+            If a version is pinned, this one is champion already, another switch is under way, or the canary is not as
+            it was seen.
         ModelNotFoundError
             If there is no such version.
         ModelRefusedError
@@ -142,6 +153,8 @@ class Rollout:
         """
 
         def wanted(_: Mapping[str, str]) -> RegisteredVersion:
+            if seen is not None:
+                self.canaries.refuse_unlike(seen)
             return self._registry.version(self._deployment.name, version)
 
         return self._switch("promote", wanted, to=version, who=who, reason=reason, details=details)

@@ -89,10 +89,10 @@ class CanaryWatch:
         """
         state = self._kept(canary)
         manifest = read_manifest(self._lake)
-        matchup = matchup_of(self._spec, champion, canary.version)
+        matchup = matchup_of(self._spec, champion, canary.version, canary.challenger)
         since = manifest.between(state.next_cohort * self._spec.cohort_us)
         with reading(self._lake), closing(connect(self._lake, since, threads=self._threads)) as connection:
-            while self._verdict(state) == "keep_watching":
+            while self._verdict(state) != "harm":  # also beyond enough: a frozen step, or the last, may go on for days
                 cohort = next_cohort(connection, matchup, state.next_cohort, matched_us=manifest.matched_us)
                 if cohort is None:
                     break
@@ -161,7 +161,8 @@ def watched(state: StepState, cohort: Cohort, spec: GateSpec, schemas: Mapping[s
     else:
         each = differences(rows, spec.metric, task=spec.task, schemas=schemas, bound=spec.bound).values
         values = np.clip(type(units)(units.keys, of_row).means(each), -spec.bound, spec.bound)
-    detector.update(values)
+    # what the gate allows is no harm here either: with a margin, harm is to be worse by more than that
+    detector.update(values + spec.margin)
     after.log_levels = [level if np.isfinite(level) else None for level in detector.log_levels]
     after.peak = detector.peak if np.isfinite(detector.peak) else None
     after.values += len(values)
@@ -174,6 +175,8 @@ def watched(state: StepState, cohort: Cohort, spec: GateSpec, schemas: Mapping[s
 
 def _detector(state: StepState, spec: GateSpec) -> HarmDetector:
     if not state.log_levels:
-        return HarmDetector(bound=spec.bound)
+        return HarmDetector(bound=spec.bound + spec.margin)
     levels = [-np.inf if level is None else level for level in state.log_levels]
-    return HarmDetector(bound=spec.bound, log_levels=levels, peak=-np.inf if state.peak is None else state.peak)
+    return HarmDetector(
+        bound=spec.bound + spec.margin, log_levels=levels, peak=-np.inf if state.peak is None else state.peak
+    )
