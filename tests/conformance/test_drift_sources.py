@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 import duckdb
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +16,8 @@ import pytest
 from pyarrow import csv
 
 from postgresserver import PASSWORD, USER, postgres
+from shadow_mlops.domain.errors import DriftError
+from shadow_mlops.drift.detecting import detect
 from shadow_mlops.drift.files import file_source
 from shadow_mlops.drift.inputs import memory_source
 from shadow_mlops.drift.sources import NAMED, ExactSource, Source
@@ -52,7 +56,7 @@ def rows_of(seed: int, *, shift: float = 0.0) -> pa.Table:
     return pa.table(columns)
 
 
-REFERENCE, CURRENT = rows_of(1), rows_of(2, shift=0.4)
+REFERENCE, CURRENT = rows_of(1), rows_of(2, shift=0.7)
 
 
 def in_parquet(table: pa.Table, folder: Path, name: str) -> Source:
@@ -96,7 +100,9 @@ def in_csv_parts(table: pa.Table, folder: Path, name: str) -> Source:
 def in_duckdb(table: pa.Table, folder: Path, name: str) -> Source:
     with duckdb.connect(folder / f"{name}.db") as connection:
         connection.register("rows_in_arrow", table)
-        connection.execute('CREATE TABLE "my rows" AS SELECT * REPLACE (nothing::VARCHAR AS nothing) FROM rows_in_arrow')
+        connection.execute(
+            'CREATE TABLE "my rows" AS SELECT * REPLACE (nothing::VARCHAR AS nothing) FROM rows_in_arrow'
+        )
     return table_source(f"duckdb://{folder / name}.db#my rows")
 
 
@@ -226,3 +232,45 @@ def test_values_are_those_of_the_rows_in_memory(sources, memory):
             np.testing.assert_array_equal(reference.values(name), memory[0].values(name))
     else:
         assert not isinstance(reference, ExactSource), "rows would leave the warehouse"
+
+
+def compared(reference, current, **named) -> dict:
+    report = detect(reference, current, created=datetime(2026, 1, 1, tzinfo=UTC), **named)
+    plain = msgspec.to_builtins(report)
+    for key in ("reference", "current"):
+        plain.pop(key)
+    # messages and the words of limits name the sources
+    return plain | {"findings": [{**each, "words": ""} for each in plain["findings"]], "limits": None}
+
+
+def test_the_report_is_that_of_the_rows_in_memory(sources, memory):
+    kind, reference, current = sources
+    expected = compared(*memory, exact_ks=False)
+    assert expected["verdict"] == "retrain"
+    for sides in ((reference, current), (reference, memory[1]), (memory[0], current)):
+        found = compared(*sides, exact_ks=False)
+        if kind == "in_pieces" and sides[0] is reference:
+            scores = {(each["feature"], each["method"]): each for each in found["scores"]}
+            for each in expected["scores"]:
+                other = scores.pop((each["feature"], each["method"]))
+                if each["method"] == "ks":
+                    bound = each["error_bound"] + other["error_bound"]
+                    assert other["score"] == pytest.approx(each["score"], abs=bound)
+                else:
+                    assert (other["score"], other["alert"]) == (each["score"], each["alert"])
+            assert not scores
+            assert found["verdict"] == expected["verdict"]
+        else:
+            assert found == expected
+
+
+def test_files_give_the_exact_ks_when_asked(sources, memory):
+    kind, reference, current = sources
+    if kind in FILES:
+        found = compared(reference, current, exact_ks=True)
+        expected = compared(*memory, exact_ks=True)
+        assert found == expected
+        assert {each["error_bound"] for each in found["scores"] if each["method"] == "ks"} == {0}
+    else:
+        with pytest.raises(DriftError, match="gives counts only"):
+            detect(reference, current, exact_ks=True)
