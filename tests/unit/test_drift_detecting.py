@@ -266,6 +266,7 @@ def test_a_column_that_lost_all_its_values_has_moved():
     back = detect(second, first)
     assert {s.feature for s in back.scores if s.retrain} == {"tenure", "plan"}
     assert feature_in(back, "plan").kind == "category"
+    assert (feature_in(back, "plan").missing_reference, feature_in(back, "plan").missing_current) == (1.0, 0.0)
 
 
 def test_columns_of_one_side_are_named_and_the_others_compared():

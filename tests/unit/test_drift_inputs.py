@@ -129,6 +129,17 @@ def test_strings_of_any_kind_are_categories():
         assert source.bins(["x"], 10)["x"].categories == ("a", "b")
 
 
+def test_nan_among_strings_is_missing():
+    for values in (
+        ["a", float("nan"), None],
+        np.array(["a", np.nan, None], dtype=object),
+        pd.Series(["a", np.nan, None]),
+    ):
+        source = memory_source({"x": values})
+        assert source.schema().columns["x"].kind == "category"
+        assert source.tally({"x": category_bins(["a"])})["x"].counts.tolist() == [1, 0, 2]
+
+
 def test_numbers_that_are_declared_categories_are_categories():
     source = memory_source(pd.DataFrame({"x": pd.Categorical([3, 1, 3])}))
     assert source.schema().columns["x"].kind == "category"
