@@ -81,8 +81,8 @@ def _limit(distance: float, rows: int) -> float:
     """P-value of the distance of a sample of so many rows to its distribution, as ``scipy.stats.kstwo.sf``.
 
     Beyond rows·distance² = 2.2 SciPy takes twice the one-sided p-value, Smirnov's sum of as many terms as there are
-    rows: 1.3 s for half a million. The terms are smooth and vanish at both ends, so that a sum over every k-th of them, times
-    k, is the same to thirteen digits.
+    rows: 1.3 s for half a million. The terms are smooth and vanish at both ends, so that a sum over every k-th of them,
+    times k, is the same to thirteen digits.
     """
     squared = rows * distance**2
     if squared < _ONE_SIDED or rows < 2 * _TERMS:
