@@ -29,6 +29,7 @@ IMPORT_NAMES = {
     "scikit-learn": "sklearn",
     "protobuf": "google",
     "xgboost-cpu": "xgboost",
+    "ibis-framework": "ibis",
 }
 PATH_OF_A_REQUEST = {
     "access",
