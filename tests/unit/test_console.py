@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shadow_mlops.console import Answer, Console
-from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError
+from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError, UnavailableError
 from shadow_mlops.rollout import CanaryChange, Followed, Status, Switch
 from shadow_mlops.state import audit, open_state, upgrade
 
@@ -49,6 +49,7 @@ class Running:
             compare=Answer(lambda *given: self.note("compare", given, Compared(3)), Compared),
             inspect=Answer(lambda *given: self.note("inspect", given, Compared(3)), Compared),
             gate=Answer(lambda: self.note("gate", (), {"decision": "keep_watching"}), dict[str, str]),
+            drift=Answer(lambda *given: self.note("drift", given, Page([], "d")), Page),
             logs=Answer(lambda *given: self.note("logs", given, Page([{"event_id": 1}], "n")), Page),
             rollout=self,
             state=self.state,
@@ -224,7 +225,7 @@ def test_events_go_to_the_intake_as_they_came(running):
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nothing", 404), ("GET", "/promote", 405), ("GET", "/drift", 404), ("GET", "/docs", 404)],
+    [("GET", "/nothing", 404), ("GET", "/promote", 405), ("PUT", "/drift", 405), ("GET", "/docs", 404)],
 )
 def test_what_is_not_there_is_told_in_the_one_shape(running, method, path, status):
     response = running.call(method, path)
@@ -261,6 +262,7 @@ def test_an_order_outlives_its_client(running):
 def test_the_document_describes_every_answer(running):
     document = running.call("GET", "/openapi.json").json()
     assert set(document["paths"]) == {
+        "/drift",
         "/shadow/comparison",
         "/shadow/gate",
         "/shadow/logs",
@@ -354,3 +356,18 @@ def test_canary_orders_are_passed_on_with_who_gave_them(tmp_path):
     assert more["who"].startswith("operator@")
     wrong = running.call("POST", "/canary", json={"action": "explode"}, headers=OPERATOR)
     assert wrong.status_code == 422
+
+
+def test_drift_is_open_and_shows_values_to_operators_only(running):
+    assert running.call("GET", "/drift").json() == {"pairs": [], "next": "d"}
+    assert running.call("GET", "/drift", headers=OPERATOR).status_code == 200
+    assert running.asked == [("drift", (False,)), ("drift", (True,))]
+    assert running.call("GET", "/drift", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert len(running.asked) == 2
+
+
+def test_drift_that_nobody_watches_is_503_with_the_reason(running):
+    running.fails = UnavailableError("nobody watches drift: shadow up")
+    response = running.call("GET", "/drift")
+    assert response.status_code == 503
+    assert error(response)["message"] == "nobody watches drift: shadow up"

@@ -226,13 +226,13 @@ def test_the_rate_limit_stands_in_front(tmp_path, console, url):
     assert len(console.seen) == 2
 
 
-@pytest.mark.parametrize("path", ["/shadow/logs", "/shadow/", "/promote", "/rollback", "/audit", "/events"])
+@pytest.mark.parametrize("path", ["/shadow/logs", "/shadow/", "/drift", "/promote", "/rollback", "/audit", "/events"])
 def test_these_paths_are_the_consoles(path):
     assert FORWARDED.fullmatch(path)
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/shadow", "/shadows/x", "/promote/x", "/health", "/predict", "/models", "/docs"]
+    "path", ["/", "/shadow", "/shadows/x", "/drift/x", "/promote/x", "/health", "/predict", "/models", "/docs"]
 )
 def test_these_are_not(path):
     assert not FORWARDED.fullmatch(path)

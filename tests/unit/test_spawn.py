@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shadow_mlops.processes.settings import Settings
+import pytest
+
+from shadow_mlops.domain.errors import SettingsError
+from shadow_mlops.processes.settings import Settings, load_settings
 from shadow_mlops.processes.spawn import settings_from_environment, settings_to_environment, start
 
 
@@ -22,14 +25,26 @@ def test_a_child_keeps_the_session_and_leads_a_group_of_its_own():
         child.wait(10)
 
 
-def test_settings_arrive_as_they_were_without_the_operators_token(tmp_path: Path, monkeypatch):
-    settings = Settings(data_dir=tmp_path, api_workers=3, operator_token="secret", rate_limit_requests=7)
+def test_settings_arrive_as_they_were_and_secrets_stay_where_they_are(tmp_path: Path, monkeypatch):
+    settings = Settings(
+        data_dir=tmp_path, api_workers=3, operator_token="secret", rate_limit_requests=7,
+        alert_webhook_url="https://host/secret", alert_slack_url="https://host/secret",
+    )  # fmt: skip
     environment = settings_to_environment(settings)
     assert "secret" not in environment["SHADOW_SETTINGS"]
+    monkeypatch.setenv("ALERT_SLACK_URL", "https://host/from-the-environment")
     monkeypatch.setenv("SHADOW_SETTINGS", environment["SHADOW_SETTINGS"])
     monkeypatch.setenv("API_WORKERS", "9")
     arrived = settings_from_environment()
     assert (arrived.data_dir, arrived.api_workers, arrived.rate_limit_requests) == (tmp_path, 3, 7)
+    assert arrived.alert_slack_url.get_secret_value() == "https://host/from-the-environment"
+
+
+def test_an_address_for_alerts_that_is_none_is_refused_without_being_told(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("ALERT_WEBHOOK_URL", "hooks.example/s3cret")
+    with pytest.raises(SettingsError, match=r"ALERT_WEBHOOK_URL: .*http://") as caught:
+        load_settings(data_dir=tmp_path)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: Path):

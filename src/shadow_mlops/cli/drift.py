@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from shadow_mlops.cli import driftlive
 from shadow_mlops.cli.driftoutput import Format, check_destination, deliver
 from shadow_mlops.cli.driftrules import (
     deployment_in_force,
@@ -182,3 +183,7 @@ def _reference(settings: Settings) -> tuple[Identity, Reference]:
 
 def _names(features: list[str] | None) -> list[str] | None:
     return [name.strip() for each in features for name in each.split(",")] if features else None
+
+
+app.command("watch")(driftlive.watch)
+app.command("baseline")(driftlive.baseline)

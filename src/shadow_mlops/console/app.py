@@ -79,6 +79,8 @@ class Console:
         ``(since, until, exact, segments, disagreements) -> `` the same, closer.
     gate
         ``() -> `` how gates and canary stand.
+    drift
+        ``(with_values) -> `` how far the newest window of traffic is from its reference.
     logs
         ``(limit, after) -> `` a page of the recorded pairs.
     rollout
@@ -98,6 +100,7 @@ class Console:
         compare: Answer,
         inspect: Answer,
         gate: Answer,
+        drift: Answer,
         logs: Answer,
         rollout: Switching,
         state: Engine,
@@ -109,6 +112,7 @@ class Console:
         self._compare = compare
         self._inspect = inspect
         self._gate = gate
+        self._drift = drift
         self._logs = logs
         self._rollout = rollout
         self._state = state
@@ -126,11 +130,13 @@ class Console:
             title=title, version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
         )
         self.application.openapi = lambda: document(  # type: ignore[method-assign]
-            self.application, {"Comparison": compare.kind, "LogsPage": logs.kind, "Gate": gate.kind}
+            self.application,
+            {"Comparison": compare.kind, "LogsPage": logs.kind, "Gate": gate.kind, "LiveDrift": drift.kind},
         )
         self._guarded = [Depends(HTTPBearer(scheme_name="operator", auto_error=False)), Depends(self._operator)]
         add_error_handlers(self.application)
         self._add_shadow()
+        self._add_drift()
         self._add_trail()
         self._add_operating()
         self._add_taking()
@@ -219,6 +225,20 @@ class Console:
         ) -> Response:
             """Events with both sides' scores and what came true, newest first."""
             return _json(await self._read(partial(self._logs.call, limit, after)))
+
+    def _add_drift(self) -> None:
+        @self.application.get(
+            "/drift",
+            tags=["drift"],
+            summary="How far traffic is from its reference",
+            responses=responses(200, "LiveDrift", 401),
+        )
+        async def drift(request: Request) -> Response:
+            """Scores of the newest window, detector, episodes; with the operator's token also bins and categories."""
+            shown = request.headers.get("authorization") is not None
+            if shown:
+                self._operator(request)
+            return _json(await self._read(partial(self._drift.call, shown)))
 
     def _add_trail(self) -> None:
         @self.application.get(

@@ -157,6 +157,19 @@ def segment_names(folder: Path, suffix: str = SEGMENT_SUFFIX) -> list[SegmentNam
     return sorted(name for file in files if (name := SegmentName.parse(file, suffix)) is not None)
 
 
+def segment_header(root: Path, stream: Stream, segment: int) -> SegmentHeader | None:
+    """Header of one segment of a stream; None if it is gone or damaged."""
+    folder = root / stream
+    name = next((name for name in segment_names(folder) if name.segment == segment), None)
+    if name is None:
+        return None
+    try:
+        with (folder / (name.text + SEGMENT_SUFFIX)).open("rb") as file:
+            return SegmentHeader.parse(file.read(HEADER_BYTES))
+    except FileNotFoundError:
+        return None
+
+
 def list_streams(root: Path) -> list[Stream]:
     """Streams that have at least one segment file."""
 

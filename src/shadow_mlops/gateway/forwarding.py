@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-FORWARDED = re.compile(r"/shadow/.*|/(?:promote|rollback|canary|audit|events)", re.DOTALL)
+FORWARDED = re.compile(r"/shadow/.*|/(?:drift|promote|rollback|canary|audit|events)", re.DOTALL)
 ANSWER_SECONDS = 300.0  # a model may take a minute to load, and a query over a year of pairs longer
 _CONNECT_SECONDS = 2.0
 _DOCUMENT_SECONDS = 5.0

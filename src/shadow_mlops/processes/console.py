@@ -22,8 +22,10 @@ from shadow_mlops.console.intake import Intake
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import ShadowError
+from shadow_mlops.drift.livereport import LiveDrift
 from shadow_mlops.lake.logs import LogsPage, page
 from shadow_mlops.models.registry import Registry
+from shadow_mlops.processes.drifting import drift_told
 from shadow_mlops.processes.files import write_word
 from shadow_mlops.processes.gateway import bind
 from shadow_mlops.processes.gating import standing_of
@@ -126,6 +128,7 @@ def build(settings: Settings, deployment: Deployment, registry: Registry, intake
         token=operator_token(settings.data_dir, settings.operator_token.get_secret_value()),
         compare=Answer(compared, Comparison),
         inspect=Answer(inspected, Comparison),
+        drift=Answer(lambda with_values: drift_told(settings.data_dir, with_values=with_values), LiveDrift),
         gate=Answer(lambda: standing_of(settings, deployment, state).as_json(), dict[str, Any]),
         logs=Answer(lambda limit, after: page(lake, limit=limit, after=after), LogsPage),
         rollout=open_rollout(settings, deployment, registry, state),

@@ -16,12 +16,14 @@ from shadow_mlops.eventlog.segments import SegmentLog
 from shadow_mlops.lake.archive import Archiver
 from shadow_mlops.models.serving import read_serving
 from shadow_mlops.monitor.archiving import Archiving
+from shadow_mlops.monitor.drifting import Drifting
 from shadow_mlops.monitor.gating import Gating
 from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.monitor.loop import Monitor
 from shadow_mlops.monitor.publishing import Publisher
 from shadow_mlops.monitor.retention import Limits, Retainer
 from shadow_mlops.monitor.state import read_state
+from shadow_mlops.processes.drifting import open_drifting
 from shadow_mlops.processes.gating import open_gating
 from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.rollout import state_engine
@@ -66,6 +68,7 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
                 monitor.archive()  # first: what the lake has may go from the log
                 if parts.gating is not None:
                     parts.gating.step()
+                parts.drifting.step()
                 if time.monotonic() >= due:
                     monitor.round()
                     due = max(due + _EVERY, time.monotonic())
@@ -74,6 +77,7 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
         finally:
             parts.ledger.close()
             parts.archiving.close()
+            parts.drifting.close()
             if parts.gating is not None:
                 parts.gating.close()
         log.info("monitor has ended")
@@ -86,6 +90,7 @@ class Parts:
     monitor: Monitor
     ledger: Ledger
     archiving: Archiving
+    drifting: Drifting
     gating: Gating | None
     """None where the deployment file has no gate."""
 
@@ -132,8 +137,10 @@ def build(settings: Settings) -> Parts:
         return now.challengers.keys() if now is not None else None
 
     monitor = Monitor(ledger, retainer, publisher, path=state_path, serving=serving, archiving=archiving)
-    gating = open_gating(settings, deployment, state_engine(settings), metrics)
-    return Parts(monitor, ledger, archiving, gating)
+    state = state_engine(settings)
+    drifting = open_drifting(settings, deployment, state, metrics)
+    gating = open_gating(settings, deployment, state, metrics)
+    return Parts(monitor, ledger, archiving, drifting, gating)
 
 
 if __name__ == "__main__":

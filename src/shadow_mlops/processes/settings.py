@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shadow_mlops.domain.errors import SettingsError
@@ -45,6 +46,12 @@ class Settings(BaseSettings):
     state_url: str = Field(
         "", description="SQLAlchemy URL of the database of audit and evidence; empty: SQLite in DATA_DIR."
     )
+    alert_webhook_url: SecretStr = Field(
+        SecretStr(""), description="Address that takes alerts as JSON by POST; a secret, never logged."
+    )
+    alert_slack_url: SecretStr = Field(
+        SecretStr(""), description="Incoming webhook of Slack, or of what imitates it, for alerts; a secret."
+    )
     console_port: int = Field(
         0,
         ge=0,
@@ -63,6 +70,14 @@ class Settings(BaseSettings):
         2048, ge=128, description="Resident memory at which a challenger's scorer is replaced."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Lowest level of log lines.")
+
+    @field_validator("alert_webhook_url", "alert_slack_url")
+    @classmethod
+    def _is_an_address(cls, value: SecretStr) -> SecretStr:
+        # The message does not repeat it: what is no address may be a secret all the same.
+        if value.get_secret_value() and urlsplit(value.get_secret_value()).scheme not in {"http", "https"}:
+            raise ValueError("no address that begins with http:// or https://")
+        return value
 
     @property
     def tracking_uri(self) -> str:

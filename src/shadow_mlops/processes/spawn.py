@@ -9,16 +9,19 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from pydantic import SecretStr
+
 from shadow_mlops.processes.pyfuncs import pyfunc_environment
 from shadow_mlops.processes.settings import Settings
 
 _VARIABLE = "SHADOW_SETTINGS"
 _PARENT = "SHADOW_PARENT"
+_SECRETS = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
 
 
 def settings_to_environment(settings: Settings) -> dict[str, str]:
-    """Environment of a child that must run with exactly these settings (the operator's token is left out)."""
-    passed = settings.model_dump_json(exclude={"operator_token"})
+    """Environment of a child that must run with exactly these settings; secrets it reads where this process did."""
+    passed = settings.model_dump_json(exclude=_SECRETS)
     return {**os.environ, **pyfunc_environment(settings), _VARIABLE: passed}
 
 

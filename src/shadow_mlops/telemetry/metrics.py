@@ -43,6 +43,15 @@ class Metrics:
     unpaired_halves: Counter
     model_swaps: Counter
     canary_failures: Counter
+    canary_share: Gauge
+    canary_harmed: Gauge
+    gate_estimate: Gauge
+    gate_interval: Gauge
+    gate_e_value: Gauge
+    gate_labels: Gauge
+    gate_labels_needed: Gauge
+    gate_state: Gauge
+    gate_failing: Gauge
     serving_generation: Gauge
     shadow_events: Counter
     shadow_batch_seconds: Histogram
@@ -64,6 +73,19 @@ class Metrics:
     lake_lag_rows: Gauge
     lake_failing: Gauge
     lake_lost_rows: Counter
+    drift_score: Gauge
+    drift_level: Gauge
+    drift_alarms: Counter
+    drift_episodes_open: Gauge
+    drift_window_rows: Gauge
+    drift_failing: Gauge
+    drift_read_at: Gauge
+    drift_lost_rows: Gauge
+    alert_deliveries: Counter
+    alerts_waiting: Gauge
+    champion_error_rate: Gauge
+    champion_error_reference: Gauge
+    champion_labelled_rows: Gauge
     model_prediction_count: Gauge
     process_restarts: Counter
     detached_calls: Counter
@@ -164,6 +186,25 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
         canary_failures=counter(
             "shadow_canary_failures_total", "Rows that the canary could not answer, answered by the champion."
         ),
+        canary_share=gauge("shadow_canary_share", "Part of the entities that a canary answers; 0 without one."),
+        canary_harmed=gauge(
+            "shadow_canary_harmed_answers", "Labelled answers of the canary step that the champion would have beaten."
+        ),
+        gate_estimate=gauge(
+            "shadow_gate_estimate",
+            "Mean difference per entity, positive where the challenger is better.",
+            ("challenger",),
+        ),
+        gate_interval=gauge("shadow_gate_interval", "Its confidence sequence, for display.", ("challenger", "bound")),
+        gate_e_value=gauge("shadow_gate_e_value", "Evidence that the challenger is better.", ("challenger",)),
+        gate_labels=gauge("shadow_gate_labels", "Values that the gate has had, one for each entity.", ("challenger",)),
+        gate_labels_needed=gauge(
+            "shadow_gate_labels_needed",
+            "Values that it may still take; NaN: the data do not point that way.",
+            ("challenger",),
+        ),
+        gate_state=gauge("shadow_gate_state", "1 for what the gate says.", ("challenger", "state")),
+        gate_failing=gauge("shadow_gate_failing", "1 while the gates cannot be advanced."),
         serving_generation=gauge("shadow_serving_generation", "Generation of serving.json in force.", ("process",)),
         shadow_events=counter(
             "shadow_results_total",
@@ -201,6 +242,35 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
         lake_lost_rows=counter(
             "shadow_lake_lost_rows_total", "Rows removed from the log before they were archived.", ("stream",)
         ),
+        drift_score=gauge(
+            "drift_score", "Distance of the newest window from its reference, by method.", ("feature", "method")
+        ),
+        drift_level=gauge(
+            "shadow_drift_level", "Level of the drift detector, over the one on which it alarms.", ("feature",)
+        ),
+        drift_alarms=counter("shadow_drift_alarms_total", "Alarms of the drift detector.", ("feature",)),
+        drift_episodes_open=gauge("shadow_drift_episodes_open", "Features that are drifting."),
+        drift_window_rows=gauge("shadow_drift_window_rows", "Rows in the newest window."),
+        drift_failing=gauge("shadow_drift_failing", "1 while drift is not watched or not recorded."),
+        drift_read_at=gauge(
+            "shadow_drift_read_timestamp_seconds", "When the log was last read for drift, seconds since 1970."
+        ),
+        drift_lost_rows=gauge("shadow_drift_lost_rows", "Rows removed from the log before drift had counted them."),
+        alert_deliveries=counter(
+            "shadow_alert_deliveries_total", "Attempts to deliver an alert, by what came of them.", ("kind", "result")
+        ),
+        alerts_waiting=gauge("shadow_alerts_waiting", "Alerts that have not been delivered yet.", ("kind",)),
+        champion_error_rate=gauge(
+            "shadow_champion_error_rate",
+            "Errors of the champion among labelled events of the window (regression: their root mean square).",
+            ("version",),
+        ),
+        champion_error_reference=gauge(
+            "shadow_champion_error_reference", "The same, measured on held-out rows before it served.", ("version",)
+        ),
+        champion_labelled_rows=gauge(
+            "shadow_champion_labelled_rows", "Labelled events of the champion in the window.", ("version",)
+        ),
         model_prediction_count=gauge(
             "model_prediction_count", "Predictions by model version, champion or challenger.", ("version",)
         ),
@@ -236,6 +306,18 @@ def observe_many(histogram: Histogram, seconds: NDArray[np.float64]) -> None:
     for bucket, count in zip(buckets, counts, strict=False):
         if count:
             bucket.inc(count)
+
+
+def count_up_to(counter: Counter, total: float) -> None:
+    """Bring a counter to a total that is kept elsewhere, exactly, across restarts; it never goes back.
+
+    Parameters
+    ----------
+    counter
+        With its labels set.
+    """
+    # The library keeps the value of an earlier process and does not tell it.
+    counter.inc(max(total - counter._value.get(), 0.0))  # noqa: SLF001
 
 
 def forget(gauge: Gauge, *labels: str) -> None:
