@@ -40,10 +40,11 @@ run(settings_from_environment(), parent=parent_from_environment())
 """
 # A reader knows the manifest's JSON and DuckDB, no product code.
 _READER = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
 import duckdb
 
+os.nice(15)  # below the monitor, which readers without a pause would starve
 lake, stop = Path(sys.argv[1]), Path(sys.argv[2])
 told = {"reads": 0, "snapshots": 0, "errors": [], "wrong": []}
 last = 0
@@ -55,6 +56,7 @@ while not stop.exists() or not told["reads"]:
             told["wrong"].append("the number of the snapshot went back")
         last = manifest["number"]
         connection = duckdb.connect(config={"threads": 1})
+        connection.execute("SET enable_progress_bar = false")  # it would go to the output, as of any python -c
         for table, files in manifest["files"].items():
             paths = [str(lake / file["path"]) for file in files]
             connection.execute(
@@ -192,7 +194,7 @@ def test_readers_see_whole_snapshots_whatever_happens_to_the_monitor(
         wait_for(lambda: read_manifest(host.lake).rows("pairs") > 0, "no pairs", host)
         readers = [host.start("-c", _READER, str(host.lake), str(stop), output=path) for path in told]
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or kills <= seconds / 30:  # on a busy machine it takes longer
             before = read_manifest(host.lake).number
             wait_for(lambda before=before: read_manifest(host.lake).number > before, "no snapshot", host)
             time.sleep(dice.random())
@@ -220,6 +222,5 @@ def test_readers_see_whole_snapshots_whatever_happens_to_the_monitor(
         assert report["errors"] == []
         assert report["wrong"] == []
         assert report["snapshots"] > 1
-    assert kills > seconds / 30
     assert read_manifest(host.lake).dropped
     sys.stdout.write(f"{host.written}, {kills} kills, {[report['reads'] for report in reports]} reads\n")

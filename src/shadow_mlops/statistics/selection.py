@@ -125,9 +125,12 @@ def _largest(
 
 def _edges(*samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Edges of cells with about equally many values of all samples together: finite, strictly ascending."""
-    looked_at = np.sort(np.concatenate([sample[:: -(-len(sample) // _LOOKED_AT)] for sample in samples]))
+    looked_at: NDArray[np.float64] = np.sort(
+        np.concatenate([sample[:: -(-len(sample) // _LOOKED_AT)] for sample in samples])
+    )
     looked_at = looked_at[np.isfinite(looked_at)]
     if not len(looked_at):
         return looked_at
-    edges = looked_at[np.arange(1, _CELLS) * len(looked_at) // _CELLS]
-    return edges[np.append(edges[1:] != edges[:-1], True)]
+    edges: NDArray[np.float64] = looked_at[np.arange(1, _CELLS) * len(looked_at) // _CELLS]
+    distinct: NDArray[np.float64] = edges[np.append(edges[1:] != edges[:-1], True)]
+    return distinct
