@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import NDArray
 
+from shadow_mlops.domain.events import EventSchema
 from shadow_mlops.domain.models import Task
 from shadow_mlops.drift.livestate import ChampionState, Identity
 from shadow_mlops.drift.panels import Panel, Rows
@@ -37,18 +38,15 @@ class EventCounter:
         self._kept: list[Rows] = []
         self._entities: set[str] = set()
         self._capped = 0
+        self._schema: EventSchema | None = None
+        self._identity: Identity | None = None
 
     def identity(self, frame: Frame) -> Identity | None:
         """The champion that answered; None in a canary step, where a challenger did."""
         schema = _events(frame).schema
-        if schema.role != "champion":
-            return None
-        return Identity(
-            model=schema.model,
-            version=schema.version,
-            registry_version=schema.registry_version,
-            task=schema.task,
-        )
+        if schema is not self._schema:  # a reader decodes it once for many frames
+            self._schema, self._identity = schema, _champion(schema)
+        return self._identity
 
     def panel(self, profile: ReferenceProfile, identity: Identity) -> Panel:
         """All features of the reference that are to be checked."""
@@ -136,6 +134,14 @@ class ResultCounter:
     def begin(self) -> None:
         """A new bucket."""
         self._kept = []
+
+
+def _champion(schema: EventSchema) -> Identity | None:
+    if schema.role != "champion":
+        return None
+    return Identity(
+        model=schema.model, version=schema.version, registry_version=schema.registry_version, task=schema.task
+    )
 
 
 def _events(frame: Frame) -> EventBatch:
