@@ -27,7 +27,9 @@ def _never_few():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lookup, "_FEW", 0)
         patch.setattr(lookup, "_CHUNK", 64)
-        patch.setattr(lookup, "_buffers", lambda: tuple(np.empty(64, kind) for kind in (float, float, bool, int, int)))
+        patch.setattr(
+            lookup, "_buffers", lambda: tuple(np.empty(64, kind) for kind in (float, float, bool, np.int32, int, int))
+        )
         patch.setattr(selection, "_FEW", 0)
         patch.setattr(selection, "_CELLS", 16)
         patch.setattr(selection, "_LOOKED_AT", 50)

@@ -14,6 +14,7 @@ from shadow_mlops.statistics.lookup import Lookup
 
 _CELLS = 4096  # of two million values without drift 9 % are in cells that might hold the largest gap
 _LOOKED_AT = 1 << 15  # values of a sample from which its cells are made
+_CHUNK = 1 << 15
 _FEW = 1 << 15  # values; below, sorting takes no longer
 
 
@@ -39,13 +40,13 @@ def order_statistics(values: NDArray[np.float64], ranks: NDArray[np.int64]) -> N
     if len(values) <= _FEW:
         return np.sort(values)[ranks]
     edges = _edges(values)
-    places = Lookup(edges).places(values)
-    ends = np.cumsum(np.bincount(places, minlength=len(edges) + 2))
+    places = np.empty(len(values), dtype=np.int32)
+    held = Lookup(edges).count(values, places)
+    ends = np.cumsum(held)
     cells = np.searchsorted(ends, ranks, side="right")
     wanted = np.zeros(len(edges) + 2, dtype=np.bool_)
     wanted[cells] = True
-    kept = np.sort(values[wanted[places]])
-    held = np.diff(ends, prepend=0)
+    kept = np.sort(_of_cells(values, places, wanted))
     before = np.cumsum(np.where(wanted, 0, held))  # values of cells that are not kept, up to each cell
     found: NDArray[np.float64] = kept[ranks - before[cells]]
     return found
@@ -81,18 +82,25 @@ def ks_distance(reference: NDArray[np.float64], current: NDArray[np.float64]) ->
         return _largest(np.sort(reference), np.sort(current), n, m) / (n * m)
     edges = _edges(reference, current)
     lookup = Lookup(edges)
-    places = lookup.places(reference), lookup.places(current)
-    held = [np.bincount(each, minlength=len(edges) + 1) for each in places]
+    places = np.empty(n, dtype=np.int32), np.empty(m, dtype=np.int32)
+    held = [lookup.count(*each)[:-1] for each in zip((reference, current), places, strict=True)]
     # in units of 1 / (n m), so that all of it is integers
     upper = np.cumsum(held[0]) * m, np.cumsum(held[1]) * n
     lower = upper[0] - held[0] * m, upper[1] - held[1] * n
     largest = int(np.abs(upper[0] - upper[1]).max())
     open_ = np.maximum(upper[0] - lower[1], upper[1] - lower[0]) > largest
     if open_.any():
-        kept = [np.sort(values[open_[each]]) for values, each in zip((reference, current), places, strict=True)]
-        closed = [np.cumsum(np.where(open_, 0, each)) for each in held]
-        largest = max(largest, _largest(kept[0], kept[1], n, m, edges=edges, before=closed))
+        kept = [np.sort(_of_cells(*each, open_)) for each in zip((reference, current), places, strict=True)]
+        cells = np.repeat(np.flatnonzero(open_), held[1][open_])  # of the kept values of `current`
+        closed = [np.cumsum(np.where(open_, 0, each))[cells] for each in held]
+        largest = max(largest, _largest(kept[0], kept[1], n, m, before=closed))
     return largest / (n * m)
+
+
+def _of_cells(values: NDArray[np.float64], places: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values of the wanted cells, in their order."""
+    starts = range(0, len(values), _CHUNK)
+    return np.concatenate([values[at : at + _CHUNK][wanted[places[at : at + _CHUNK]]] for at in starts])
 
 
 def _largest(
@@ -101,25 +109,26 @@ def _largest(
     n: int,
     m: int,
     *,
-    edges: NDArray[np.float64] | None = None,
     before: list[NDArray[np.int64]] | None = None,
 ) -> int:
     """Largest gap at the values of two sorted samples, in units of 1 / (n m).
 
-    ``before`` are the values of either sample up to each cell that were left out of it.
+    ``before`` are the values of either sample that were left out of it and are less, for each value of ``second``.
     """
     # F - G falls at values of `second` only: there it is least, and just before them it is greatest.
-    last = np.flatnonzero(np.append(second[1:] != second[:-1], True)) if len(second) else np.zeros(0, dtype=np.intp)
+    last = np.flatnonzero(np.append(second[1:] != second[:-1], True)[: len(second)])
     values = second[last]
     after = last + 1
     just_before = np.append(0, after)[:-1]
-    skipped_first: NDArray[np.int64] | int = 0
-    skipped_second: NDArray[np.int64] | int = 0
-    if edges is not None and before is not None:
-        cells = np.searchsorted(edges, values)
-        skipped_first, skipped_second = before[0][cells], before[1][cells]
-    least = (np.searchsorted(first, values, side="right") + skipped_first) * m - (after + skipped_second) * n
-    greatest = (np.searchsorted(first, values, side="left") + skipped_first) * m - (just_before + skipped_second) * n
+    less = np.searchsorted(first, values)
+    at_most = less.copy()
+    equal = np.flatnonzero(np.append(first, np.nan)[less] == values)
+    at_most[equal] = np.searchsorted(first, values[equal], side="right")
+    if before is not None:
+        skipped_first, skipped_second = before[0][last], before[1][last]
+        less, at_most = less + skipped_first, at_most + skipped_first
+        after, just_before = after + skipped_second, just_before + skipped_second
+    least, greatest = at_most * m - after * n, less * m - just_before * n
     return int(max(np.abs(least).max(initial=0), np.abs(greatest).max(initial=0)))
 
 
