@@ -105,6 +105,15 @@ def test_a_version_that_looks_like_markup_is_printed_as_it_is(data: Path):
     assert "champion [/red] :bug: has answered" in run(data)
 
 
+def test_the_champion_against_itself_is_named_as_what_it_is(data: Path):
+    rows = Rows()
+    rows.answer([0.9, 0.1, 0.8])
+    rows.shadow([0.9, 0.1, 0.79], version="champion-1", name="replay", replayed=True)
+    rows.write(data / "lake")
+    assert "A/A, the champion scored again: what differs here is noise" in run(data)
+    assert "the champion scored again" in run(data, "--format", "html")
+
+
 def test_an_account_that_does_not_add_up_is_shown(data: Path):
     pairs(data, [None])
     account = {"version": "v2", "sampled": 2, "paired": 1, "timed_out": 0, "shed": 0, "errored": 0, "pending": 0}

@@ -38,6 +38,8 @@ from shadow_mlops.challenger.scoring import Scored
 from shadow_mlops.challenger.seat import Seat
 from shadow_mlops.challenger.steady import SteadyScorer
 from shadow_mlops.cli.app import app
+from shadow_mlops.comparison import Look, compare
+from shadow_mlops.domain.deployment import Labels
 from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError, ModelRefusedError, SettingsError
 from shadow_mlops.domain.events import EVENTS, EventSchema, Span, Status, replays_stream, results_stream
 from shadow_mlops.domain.features import Feature, Signature
@@ -45,6 +47,7 @@ from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.eventlog import EventBatch, EventLog, Frame, ResultBatch
 from shadow_mlops.eventlog.retention import Retention
 from shadow_mlops.eventlog.segments import SegmentLog
+from shadow_mlops.lake.archive import Archiver
 from shadow_mlops.lake.changes import Change
 from shadow_mlops.lake.manifest import read_manifest, schema_hash
 from shadow_mlops.lake.tables import SCHEMAS
@@ -611,6 +614,23 @@ def test_the_command_scores_what_is_recorded_and_says_when_nothing_is_left(data_
     assert again.stdout.startswith("nothing to score: all 600 sampled events of that span have a result of version 2.0")
     before = command(data_dir, "--model", "models:/churn/2.0", "--since", "2020-01-01", "--until", "2020-01-02")
     assert before.stdout.startswith("nothing to score: no sampled events")
+
+
+def test_the_champions_own_version_is_the_noise_floor_of_a_comparison(data_dir: Path) -> None:
+    for version in ("1.0", "2.0"):
+        command(data_dir, "--model", f"models:/churn/{version}", "--since", "24h")
+    made = Archiver(SegmentLog(data_dir / "log"), data_dir / "lake", labels=Labels(), retain_days=400)
+    while made.round():
+        pass
+    found = compare(data_dir / "lake", look=Look(disagreements=5))
+    assert found.champion.version == "1.0"
+    assert [(each.version, each.pairs, each.noise_floor) for each in found.challengers] == [
+        ("2.0", 600, False),
+        ("1.0", 600, True),
+    ]
+    assert found.pairs == 600  # what the champion makes of its own rows is no pair of two models
+    assert found.challengers[0].disagreements is not None
+    assert found.challengers[1].disagreements is None
 
 
 def test_the_command_refuses_what_it_cannot_do(data_dir: Path) -> None:

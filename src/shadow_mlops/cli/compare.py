@@ -177,6 +177,8 @@ def _challenger(challenger: Challenger, *, earlier: bool, bins: int | None) -> I
         f" against {'earlier ' if earlier else ''}champion {challenger.champion.version}",
     )
     yield title
+    if challenger.noise_floor:
+        yield "A/A, the champion scored again: what differs here is noise"
     coverage = "" if challenger.label_coverage is None else f" ({challenger.label_coverage:.1%})"
     yield f"{challenger.pairs:,} pairs, {challenger.labelled:,} labelled{coverage}" + (
         f", {challenger.replayed:,} replayed" if challenger.replayed else ""

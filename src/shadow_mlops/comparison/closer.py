@@ -54,7 +54,7 @@ class Look:
         features = features_of(connection)
 
         def looked_at(challenger: Challenger) -> Challenger:
-            if not challenger.pairs or challenger.version is None:
+            if not challenger.pairs or challenger.version is None or challenger.noise_floor:
                 return challenger
             open_sided(connection, champion, challenger.version, features)
             found = None

@@ -192,6 +192,7 @@ def _challengers(connection: Any, group: Group, lines: Sequence[Line], *, exact:
             score_difference=apart,
             prevalence=measured.prevalence,
             accounting=line.account,
+            noise_floor=group.version == group.champion_version,
             **msgspec.structs.asdict(measured.challenger),
             **_latencies(own),
         )
@@ -225,9 +226,10 @@ def _against(champion: str | None, entries: Sequence[tuple[str | None, Challenge
     """What was compared with one champion version: live challengers by name, the latest version of each first."""
     own = sorted(
         (challenger for version, challenger in entries if version == champion),
-        key=lambda challenger: (challenger.name == "replay", challenger.name),
+        key=lambda challenger: (challenger.noise_floor, challenger.name == "replay", challenger.name),
     )
-    once = {each.version: each for each in sorted(own, key=lambda each: each.pairs)}.values()
+    others = [each for each in own if not each.noise_floor]
+    once = {each.version: each for each in sorted(others, key=lambda each: each.pairs)}.values()
     decided = [challenger for challenger in once if challenger.agreement is not None]
     pairs = sum(challenger.pairs for challenger in decided)
     return Against(

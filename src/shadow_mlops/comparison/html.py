@@ -45,6 +45,8 @@ def _title(found: Comparison) -> Node:
 def _challenger(challenger: Challenger) -> Iterator[Node]:
     heading = element("h2", f"{challenger.name} {challenger.version or ''}")
     facts = [f"{challenger.pairs:,} pairs, {challenger.labelled:,} labelled"]
+    if challenger.noise_floor:
+        facts.insert(0, "the champion scored again: what differs here is noise")
     if challenger.agreement is not None:
         facts.append(f"same decision on {challenger.agreement:.2%}")
     apart = challenger.score_difference.mean_absolute

@@ -95,6 +95,8 @@ class Challenger(Side, frozen=True, kw_only=True):
     prevalence: float | dict[str, float] | None
     """Share of the positive class among the labels; multiclass: of each class."""
     accounting: Account
+    noise_floor: bool = False
+    """True: the champion's own version, scored again. What differs here is noise, and as much between any two."""
     segments: Segments | None = None
     """Only when asked for."""
     disagreements: Disagreements | None = None
@@ -119,7 +121,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     pairs: int
-    """With the current champion, summed over its challengers' versions, as are ``labelled`` and ``agreement``."""
+    """With the current champion, summed over its challengers' versions, as are ``labelled`` and ``agreement``; without
+    the champion's own."""
     labelled: int
     agreement: float | None
     champion: Side
