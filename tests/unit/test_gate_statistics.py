@@ -80,15 +80,23 @@ def test_wealth_beyond_any_double_is_still_told_apart() -> None:
     assert lost.log_e_value == pytest.approx(50_000 * np.log(0.975) - np.log(20), rel=1e-9)
 
 
+def test_a_mean_that_only_rounding_left_needs_no_number_of_labels() -> None:
+    process = GridProcess(bound=1.0)
+    process.update([0.1, 0.2, -0.3])
+    assert process.mean > 0
+    assert process.labels_needed(0.05) is None
+
+
 def test_models_that_never_differ_need_their_time_to_be_shown_not_inferior() -> None:
     process = GridProcess(bound=1.0, margin=0.005)
     process.update([0.0] * 100)
     needed = process.labels_needed(0.05)
     assert needed is not None
-    process.update([0.0] * needed)
-    assert process.log_e_value > np.log(20) - 1.5
+    process.update([0.0] * (needed - 1))
     assert not process.crossed(0.05)
     assert process.labels_needed(0.05) == 1
+    process.update([0.0])
+    assert process.crossed(0.05)
 
 
 def test_what_was_crossed_once_stays_crossed() -> None:

@@ -90,10 +90,9 @@ def _asked(spec: GateSpec) -> Iterator[str]:
         f"The gate asks whether the challenger is {better}, and may be looked at after every label: where it is not,"
         f" the chance that it is ever promoted is {spec.alpha:g} at most."
     )
-    hours, days = spec.cohort_us / 3.6e9, spec.delay_us / 8.64e10
     yield (
-        f"Requests are judged in cohorts of {hours:g} h, in order, each once all of it is labelled or {days:g} days"
-        " have passed; each entity counts once."
+        f"Requests are judged in cohorts of {_length(spec.cohort_us)}, in order, each once all of it is labelled or"
+        f" {_length(spec.delay_us)} have passed; each entity counts once."
     )
     yield (
         f"At least {spec.min_labels:,} entities and {spec.min_days:g} days, at most {spec.max_labels:,} entities;"
@@ -103,7 +102,20 @@ def _asked(spec: GateSpec) -> Iterator[str]:
         where = "".join(f" where {name} is {value}" for name, value in guard.segment.items())
         rule = "must be shown to be" if guard.kind == "non_inferior" else "must not be shown to be worse"
         margin = f" at most {guard.margin:g} worse" if guard.margin is not None else ""
-        yield f"Guardrail {guard.name}{where}: {rule}{margin}."
+        slow = f" (slower than {guard.slo_ms:g} ms)" if guard.slo_ms is not None else ""
+        yield f"Guardrail {guard.name}{slow}{where}: {rule}{margin}."
+
+
+def _length(us: int) -> str:
+    """A span of time in the largest unit that it has two of.
+
+    >>> [_length(us) for us in (90 * 86_400_000_000, 86_400_000_000, 18_000_000_000, 500_000)]
+    ['90 days', '24 hours', '5 hours', '0.5 seconds']
+    """
+    for name, unit in (("days", 86_400_000_000), ("hours", 3_600_000_000), ("minutes", 60_000_000)):
+        if us >= 2 * unit:
+            return f"{us / unit:g} {name}"
+    return f"{us / 1e6:g} seconds"
 
 
 def _seen(gate: GateStatus, spec: GateSpec) -> Iterator[str]:

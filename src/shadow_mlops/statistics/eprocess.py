@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
+from scipy.special import logsumexp
 
 BETS: NDArray[np.float64] = np.arange(1, 40, 2) / 40
 """Parts of the wealth that are bet: 0.025, 0.075, …, 0.975."""
 _AT_ONCE = 64  # values between two looks at the exponent: 0.025^64 is far from the smallest double
+_MOST_NEEDED = 1e9  # a mean of 1e-17 is what rounding leaves of none
 _LARGEST = 1e300
 """E-values stop here: whatever is beyond has been decided long ago."""
 
@@ -145,22 +148,23 @@ class GridProcess:
     def labels_needed(self, alpha: float) -> int | None:
         """How many more values it may take to cross 1/α if the data go on as they are: 2σ̂²·ln(1/α)/(D̄ + δ)² − t.
 
-        Values that hardly vary are not enough sooner than the largest bet lets wealth grow (models that never differ:
-        a margin still takes its time).
+        Values that hardly vary take as long as wealth takes to grow on their mean alone (models that never differ: a
+        margin still takes its time).
 
         Returns
         -------
         int or None
-            0 once crossed; None where the mean does not point that way.
+            0 once crossed; None where the mean does not point that way, or hardly does.
         """
         if self.crossed(alpha):
             return 0
         shift = self.mean + self.margin
         if not self.count or not shift > 0:
             return None
-        wanted = -math.log(alpha)
-        slowest = wanted / math.log1p(float(BETS[-1]) * shift / (self.bound + self.margin))
-        return max(1, math.ceil(max(2 * self.variance * wanted / shift**2, slowest) - self.count))
+        by_variance = 2 * self.variance * -math.log(alpha) / shift**2
+        by_mean = _least_count(shift / (self.bound + self.margin), alpha)
+        needed = max(by_variance, by_mean) - self.count
+        return max(1, math.ceil(needed)) if needed < _MOST_NEEDED else None
 
     def state(self) -> GridState:
         """All that is remembered."""
@@ -231,6 +235,14 @@ def log_e_paths(values: NDArray[np.float64], *, bound: float, margin: float = 0.
     for bet in BETS:
         np.logaddexp(total, np.add.accumulate(np.log1p(bet * scaled), axis=1), out=total)
     return total - float(np.log(len(BETS)))
+
+
+def _least_count(mean: float, alpha: float) -> float:
+    """Values of one mean, in parts of the bound, until wealth reaches 1/α if none varies: sooner it never does."""
+    growth, wanted = np.log1p(BETS * mean), math.log(len(BETS) / alpha)
+    least = (wanted - math.log(len(BETS))) / float(growth[-1])  # if all had been put on the largest bet
+    most = wanted / float(growth[-1])
+    return float(brentq(lambda count: float(logsumexp(count * growth)) - wanted, least, most))
 
 
 def _scaled_means(wealth: NDArray[np.float64], exponents: NDArray[np.int64]) -> tuple[NDArray[np.float64], int]:
