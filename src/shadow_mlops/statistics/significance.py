@@ -38,9 +38,8 @@ DRAWS_PER_FEATURE = 400
 """So that the least p-value, 1/(draws + 1), passes a correction for all features at 1 % with room to spare."""
 _WELL_FILLED = 30.0  # expected rows of a bin in either sample, from which on χ² is used
 _WELL_KNOWN = 200  # rows of a quantile bin in a reference that is smaller than the current sample
-_RARE = 5.0  # expected rows in the smaller sample
 _SAME = 1 - 1e-12  # draws whose distance differs in rounding only are as far
-_FIRST_DRAWS, _CLEARLY_NONE = 1000, 100  # p-values near 0.1 and above are not looked at closer
+_FIRST_DRAWS, _CLEAR = 1000, 0.1  # p-values near 0.1 and above are not looked at closer
 _CHUNK = 1 << 20  # counts drawn at a time: 8 MB
 
 
@@ -91,7 +90,8 @@ def psi_p_values(
     Notes
     -----
     Categories with fewer than 5 expected rows in the smaller sample are first merged into OTHER, here only, by the
-    counts of both samples: by the reference alone, 200 rare values raise 99.5 % false alarms.
+    counts of both samples: by the reference alone, 200 rare values raise 99.5 % false alarms. So are bins of a number
+    whose values are repeated, with their neighbours (:func:`shadow_mlops.statistics.nulls.no_drift`).
 
     The draws depend on the counts only: the same input gives the same p-value.
     """
@@ -203,70 +203,50 @@ def _draws(features: int, draws: int | None) -> int:
 
 
 def _p_values(
-    test: _Test,
-    features: Iterable[tuple[Counts, Counts, Kind, NDArray[np.bool_] | None]],
-    draws: int,
+    test: _Test, features: Iterable[tuple[Counts, Counts, Kind, NDArray[np.bool_] | None]], draws: int
 ) -> PValues:
-    judged = [_p_value(test, *_tested(*feature), draws) for feature in features]
+    judged = [_p_value(test, nulls.no_drift(*feature), draws) for feature in features]
     return PValues(np.array([p for p, _ in judged], dtype=np.float64), tuple(null for _, null in judged))
 
 
-def _p_value(test: _Test, reference: Counts, current: Counts, stretch: Counts, draws: int) -> tuple[float, Null]:
-    n, m = int(reference.sum()), int(current.sum())
-    alive = reference + current > 0
-    if np.count_nonzero(alive) < 2 or not n or not m:
+def _p_value(test: _Test, given: nulls.NoDrift, draws: int) -> tuple[float, Null]:
+    n, m = int(given.reference.sum()), int(given.current.sum())
+    if len(given.reference) < 2 or not n or not m:
         return 1.0, "none"
-    if _well_filled(reference[alive], current[alive], stretch[alive]):
-        statistic = test.scale * float(test.distance(reference, current)) ** test.power * (n * m / (n + m))
-        return float(stats.chi2.sf(statistic, np.count_nonzero(alive) - 1)), "chi_square"
-    return _monte_carlo(test.distance, reference, current, stretch, draws), "monte_carlo"
+    distance = float(test.distance(given.reference, given.current))
+    if _well_filled(given, n, m):
+        statistic = test.scale * distance**test.power * (n * m / (n + m))
+        return float(stats.chi2.sf(statistic, len(given.reference) - 1)), "chi_square"
+    p = 0.0
+    for stretch in given.stretches:
+        p = max(p, _monte_carlo(test, given, stretch, distance * _SAME, draws))
+        if p > _CLEAR:
+            break
+    return p, "monte_carlo"
 
 
-def _tested(
-    reference: Counts, current: Counts, kind: Kind, tied: NDArray[np.bool_] | None
-) -> tuple[Counts, Counts, Counts]:
-    """Bins as they are tested, and their stretches; stretches that are empty in both samples are left out."""
-    reference, current = np.asarray(reference, dtype=np.int64), np.asarray(current, dtype=np.int64)
-    stretch = nulls.stretches(kind, len(reference), tied)
-    if kind == "category":
-        n, m = int(reference.sum()), int(current.sum())
-        rare = (reference + current)[:-2] * min(n, m) < _RARE * (n + m)
-        reference, current = _merged(reference, rare), _merged(current, rare)
-    there = np.bincount(stretch, weights=reference + current)[stretch] > 0
-    return reference[there], current[there], stretch[there]
-
-
-def _merged(counts: Counts, rare: NDArray[np.bool_]) -> Counts:
-    merged = counts.copy()
-    merged[-2] += counts[:-2][rare].sum()
-    merged[:-2][rare] = 0
-    return merged
-
-
-def _well_filled(reference: Counts, current: Counts, stretch: Counts) -> bool:
+def _well_filled(given: nulls.NoDrift, n: int, m: int) -> bool:
     """Whether χ² is near enough."""
-    n, m = int(reference.sum()), int(current.sum())
-    if (reference + current).min() * (min(n, m) / (n + m)) < _WELL_FILLED:
+    if (given.reference + given.current).min() * (min(n, m) / (n + m)) < _WELL_FILLED:
         return False
-    quantiles = np.bincount(stretch)[stretch] > 1
-    return m <= n or not quantiles.any() or int(reference[quantiles].min()) >= _WELL_KNOWN
+    return m <= n or bool((given.reference[given.ranked] >= _WELL_KNOWN).all())
 
 
-def _monte_carlo(distance: Distance, reference: Counts, current: Counts, stretch: Counts, draws: int) -> float:
+def _monte_carlo(test: _Test, given: nulls.NoDrift, stretch: Counts, observed: float, draws: int) -> float:
     """(1 + #{T* ≥ T})/(K + 1)."""
-    observed = float(distance(reference, current)) * _SAME
-    if stretch[0] == stretch[-1]:
+    reference, current = given.reference, given.current
+    if len(given.stretches) == 1 and stretch[0] == stretch[-1]:
         # counts of a continuous feature without missing values: the reference's ranks and m are all that matters
-        null = _quantile_null(distance, tuple(reference.tolist()), int(current.sum()), draws)
+        null = _quantile_null(test.distance, tuple(reference.tolist()), int(current.sum()), draws)
         return float((1 + draws - np.searchsorted(null, observed)) / (draws + 1))
     rng = np.random.default_rng([draws, *reference.tolist(), *current.tolist()])
     done = as_far = 0
     while done < draws:
         size = min(draws - done, max(1, _CHUNK // len(reference)) if done else _FIRST_DRAWS)
-        drawn = distance(*nulls.draw(rng, size, reference, current, stretch))
+        drawn = test.distance(*nulls.draw(rng, size, reference, current, stretch))
         as_far += int(np.count_nonzero(drawn >= observed))
         done += size
-        if done == _FIRST_DRAWS and as_far >= _CLEARLY_NONE:
+        if done == _FIRST_DRAWS and as_far >= _CLEAR * _FIRST_DRAWS:
             break
     return (1 + as_far) / (done + 1)
 
