@@ -249,10 +249,10 @@ def main() -> None:
     report.table("harm of 10 points in one segment of 50", ("", "found", "false discovery rate"), rows)
     rows, found["rollback"] = rollback(max(paths // 10, 50), seed)
     report.table("harm of 4 points after 6,000 good values: values until it is noticed", ("", "median", "mean"), rows)
-    seconds = round(time.monotonic() - began, 1)
-    print(f"{seconds} s")
+    seconds = {"seconds": round(time.monotonic() - began, 1), "cpu_seconds": round(time.process_time(), 1)}
+    print(seconds)
     if options.write:
-        settings = {"paths": paths, "length": n, "alpha": ALPHA, "seconds": seconds}
+        settings = {"paths": paths, "length": n, "alpha": ALPHA, **seconds}
         print(f"wrote {report.write('gate_errors', seed, {**settings, 'figures': found})}")
 
 

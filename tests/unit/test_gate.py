@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import msgspec
@@ -337,6 +338,14 @@ def test_gates_that_cannot_decide_are_refused_with_the_line(gate: str, line: int
     with pytest.raises(DeploymentError, match=words) as caught:
         parse_deployment(f"name: m\n\ngate: {gate}\n")
     assert caught.value.line == line
+
+
+def test_the_examples_of_the_documents_are_gates() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gate.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        assert spec_of(parse_deployment(f"name: m\n{block}")) is not None
 
 
 def test_areas_are_not_for_regression() -> None:
