@@ -162,10 +162,13 @@ class Gates:
         state = _state_of(gate)
         if gate.decision != "keep_watching":
             return self._told(gate, state)
-        spent = stored.spent(self._state, gate.id, "metric")
-        served = stored.spent(self._state, gate.id, "service")
+        spent: set[bytes] | None = None
+        served: set[bytes] = set()
         matchup = matchup_of(self.spec, gate.champion, gate.challenger, gate.name)
         for cohort in self._cohorts(manifest, matchup, gate.next_cohort, self.spec):
+            if spent is None:  # most looks find no cohort, and a gate may have spent a hundred thousand entities
+                spent = stored.spent(self._state, gate.id, "metric")
+                served = stored.spent(self._state, gate.id, "service")
             folded = fold(state, cohort, self.spec, schemas=manifest.schemas, spent=spent, served=served)
             gate = self._taken(gate, folded)
             state = folded.state
