@@ -66,7 +66,14 @@ def predict(system: System) -> tuple[int, Any]:
 
 def children_of(system: System, roles: dict[str, int]) -> list[psutil.Process]:
     found = [child for pid in roles.values() for child in psutil.Process(pid).children(recursive=True)]
-    return [child for child in found if any("pyfunc_child" in part for part in child.cmdline())]
+    return [child for child in found if any("pyfunc_child" in part for part in _command_of(child))]
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):  # it has ended since it was listed
+        return []
 
 
 def test_a_pyfunc_champion_answers_and_comes_back_when_its_process_is_killed(tmp_path):
