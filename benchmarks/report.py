@@ -18,7 +18,9 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-_LIBRARIES = ("fastapi", "uvicorn", "uvloop", "msgspec", "duckdb", "numpy", "pyarrow", "onnxruntime", "scikit-learn", "scipy")
+_LIBRARIES = (
+    "fastapi", "uvicorn", "uvloop", "msgspec", "duckdb", "numpy", "pyarrow", "onnxruntime", "scikit-learn", "scipy",
+)  # fmt: skip
 
 
 def machine() -> dict[str, object]:
