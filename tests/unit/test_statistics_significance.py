@@ -225,12 +225,15 @@ def test_rare_categories_are_merged_into_other_by_the_counts_of_both():
 
 
 def test_bins_of_repeated_values_are_merged_with_neighbours_and_borders_keep_their_kind():
-    reference, current = np.array([1, 3, 2, 9, 1, 1, 3]), np.array([2, 5, 4, 8, 0, 1, 0])
+    reference, current = np.array([2, 6, 4, 18, 2, 2, 6]), np.array([4, 10, 8, 16, 0, 2, 0])
     made = nulls.no_drift(reference, current, "number", np.array([True, False, True, False, True, False]))
-    # 5 rows in the smaller sample are 10 in both; what is left over at the end goes to the bin before it
-    assert made.reference.tolist() == [4, 13, 3]
-    assert made.current.tolist() == [7, 13, 0]
+    # 10 rows in the smaller sample are 20 in both; what is left over at the end goes to the bin before it
+    assert made.reference.tolist() == [8, 26, 6]
+    assert made.current.tolist() == [14, 26, 0]
     assert made.ranked.tolist() == [True, True, False]
+    assert [len(set(each.tolist())) for each in made.stretches] == [2, 2]
+    ends = np.array([False, True, False, False, False, False])
+    assert len(set(nulls.no_drift(reference, current, "number", ends).stretches[0].tolist())) == 3
 
 
 def test_a_continuous_feature_is_tested_as_it_is():

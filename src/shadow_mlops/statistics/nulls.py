@@ -19,7 +19,8 @@ from shadow_mlops.statistics.bins import Kind
 
 Counts = NDArray[np.int64]
 
-_RARE = 5  # expected rows in the smaller sample, below which a bin is not tested by itself
+# expected rows in the smaller sample, below which a bin is not tested by itself: a category, and repeated values
+_RARE, _FEW = 5, 10
 _URN = 10**9  # NumPy's urns hold fewer rows; in larger ones, with and without putting back are the same
 
 
@@ -58,27 +59,27 @@ def no_drift(reference: Counts, current: Counts, kind: Kind, tied: NDArray[np.bo
     -----
     Which values of a discrete feature have a bin depends on which the reference happens to have, and one that it has by
     chance only looks like drift: n = 50 of normal values with two decimals in 50 bins against m = 1,000 raised 12 %
-    false alarms. So bins with fewer than 5 expected rows in the smaller sample are merged, as the counts of both
-    samples together say: categories into OTHER, bins of repeated values with their neighbours. Then repeated values are
-    either many, and borders where they would always be, which makes an urn of each bin; or few, and borders ranks of
-    the reference. In between the truth is in between, so that both have to be unlikely (1.3 to 2 % with one of them, at
-    most 1.1 % with both).
+    false alarms. So bins with few expected rows in the smaller sample are merged, as the counts of both samples say
+    together: categories with fewer than 5 into OTHER, bins of repeated values with fewer than 10 with their neighbours.
+    Then repeated values are either many, and borders where they would always be, which makes an urn of each bin; or
+    few, and borders ranks of the reference. In between the truth is in between, so that both have to be unlikely (up to
+    1.5 % with one of them, at most 0.9 % with both).
 
     Numeric bins that were made of another reference than this one are fixed beforehand. They are told by its counts,
     which are not those of quantiles, and tested as repeated values are.
     """
     reference, current = np.asarray(reference, dtype=np.int64), np.asarray(current, dtype=np.int64)
     common = reference + current
-    least = _RARE * (int(common.sum()) / max(min(int(reference.sum()), int(current.sum())), 1))
+    unit = int(common.sum()) / max(min(int(reference.sum()), int(current.sum())), 1)
     bins = len(common)
     if kind == "category":
-        group = np.where(np.append(common[:-2] < least, [False, False]), bins - 2, np.arange(bins))
+        group = np.where(np.append(common[:-2] < _RARE * unit, [False, False]), bins - 2, np.arange(bins))
         stretches: tuple[Counts, ...] = (np.arange(bins),)
     elif (tied is None or not tied.any()) and _are_quantiles(reference[:-1]):
         group = np.arange(bins)
         stretches = (_stretches(np.zeros(bins - 1, dtype=np.bool_)),)
     else:
-        group = np.append(_neighbours(common[:-1], least), bins - 1)
+        group = np.append(_neighbours(common[:-1], _FEW * unit), bins - 1)
         ends = np.zeros(bins - 1, dtype=np.bool_)
         ends[group[:-1]] = tied if tied is not None and tied.any() else True  # the last bin of a group counts
         stretches = (_stretches(ends), _stretches(np.zeros_like(ends)))
