@@ -73,7 +73,7 @@ class Lookup:
         cell_of_part, start = table.cell_of_part.astype(np.int32), 0
         for chunk, slots, part in table.walk(values):
             parts += np.bincount(part, minlength=len(parts))
-            crowded = np.flatnonzero(table.crowded[slots]) if table.any_crowded else _NONE
+            crowded = np.flatnonzero(np.take(table.crowded, slots, mode="clip")) if table.any_crowded else _NONE
             searched = np.searchsorted(self._edges, chunk[crowded])
             counts += np.bincount(searched, minlength=cells)
             if places is not None:
@@ -98,7 +98,7 @@ class Lookup:
 
     @cached_property
     def _table(self) -> _Table | None:
-        """The table with the fewest edges in one slot with others; None if the edges allow none."""
+        """A table with few edges in one slot with others, or the fewest; None if the edges allow none."""
         count = len(self._edges)
         slots = max(_SLOTS, 1 << (_SLOTS_PER_EDGE * count - 1).bit_length()) if count else 0
         trims = sorted({0, 1} | {int(share * count) for share in _TRIMS})
@@ -109,13 +109,15 @@ class Lookup:
             if below + above < count - 1
         ]
         scales = [(low, scale) for low, high in ranges if (scale := _scale(low, high, slots)) is not None]
-        if not scales:
-            return None
+        best: tuple[int, tuple[float, float], int] | None = None
         for compared in (1, 2):  # two where values are repeated: then there is an edge at them and one just below
-            least = min((_excess(self._edges, *each, slots, compared), each) for each in scales)
-            if least[0] <= count * _CROWDED:
-                break
-        return _table(self._edges, *least[1], slots, compared)
+            for each in scales:
+                excess = _excess(self._edges, *each, slots, compared)
+                if best is None or excess < best[0]:
+                    best = excess, each, compared
+                if excess <= count * _CROWDED:
+                    return _table(self._edges, *each, slots, compared)
+        return None if best is None else _table(self._edges, *best[1], slots, best[2])
 
 
 @dataclass(frozen=True, slots=True)

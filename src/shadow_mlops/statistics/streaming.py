@@ -92,9 +92,9 @@ def select(
     held, below = np.zeros(len(upper), dtype=np.int64), np.zeros(len(upper), dtype=np.int64)
     kept = [np.empty(0)]
     for piece in pieces:
-        places = lookup.places(piece)
-        held += np.bincount(places, minlength=len(held))
-        inside = open_[places]
+        places = np.empty(len(piece), dtype=np.int32)
+        held += lookup.count(piece, places)
+        inside = np.flatnonzero(np.take(open_, places, mode="clip"))
         values, places = piece[inside], places[inside]
         less = values < upper[places]  # those that are the edge itself may be half of the column; counting them will do
         kept.append(values[less])
