@@ -35,6 +35,15 @@ def test_bins_that_are_empty_in_both_do_not_count(distance):
 
 
 @pytest.mark.parametrize("distance", ALL)
+def test_padding_does_not_change_the_last_bit(distance):
+    rng = np.random.default_rng(3)
+    reference, current = rng.integers(0, 1000, (2, 200, 11))
+    padded = [np.concatenate([each, np.zeros((200, 30), dtype=np.int64)], axis=1) for each in (reference, current)]
+    assert distance(reference, current).tobytes() == distance(*padded).tobytes()
+    assert distance(reference[7], current[7]) == distance(*padded)[7]
+
+
+@pytest.mark.parametrize("distance", ALL)
 def test_features_are_broadcast(distance):
     rng = np.random.default_rng(1)
     reference, current = rng.integers(0, 50, (2, 1, 9)), rng.integers(0, 50, (3, 9))

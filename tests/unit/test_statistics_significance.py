@@ -126,6 +126,19 @@ def test_repeated_and_missing_values_raise_no_more_false_alarms(shape):
     assert share <= 0.01 + tolerance
 
 
+def test_repeated_values_have_to_be_unlikely_as_an_urn_and_as_ranks():
+    reference, current = (
+        np.array([24, 23, 22, 22, 22, 21, 0]),
+        np.array([11_445, 20_112, 14_292, 26_349, 13_249, 14_553, 0]),
+    )
+    given = nulls.no_drift(reference, current, "number", np.array([True] * 5 + [False]))
+    observed = float(distances.psi(reference, current)) * (1 - 1e-12)
+    alone = [significance._monte_carlo(significance._PSI, given, each, observed, 5000) for each in given.stretches]
+    assert alone[0] < alone[1] < 0.05
+    found = p_value(reference, current, "number", tied=np.array([True] * 5 + [False]), draws=5000)
+    assert found == (alone[1], "monte_carlo")
+
+
 def test_200_rare_categories_raise_no_more_false_alarms():
     rng = np.random.default_rng(12)
     names = np.array([f"v{i}" for i in range(203)], dtype=object)
@@ -154,7 +167,8 @@ def test_drift_has_the_least_p_value_that_the_draws_allow():
 def test_the_same_counts_have_the_same_p_value_whatever_stands_beside_them():
     rng = np.random.default_rng(6)
     features = [rng.integers(0, 12, (2, bins)) for bins in (5, 5, 8)]
-    kinds = ["number", "category", "category"]
+    features.append(np.array([[7, 7, 7, 0], [10, 3, 1, 0]]))  # quantiles, whose null distribution is kept
+    kinds = ["number", "category", "category", "number"]
     together = psi_p_values([f[0] for f in features], [f[1] for f in features], kinds=kinds, draws=3000)
     significance._quantile_null.cache_clear()
     alone = [p_value(*f, kind, draws=3000)[0] for f, kind in reversed(list(zip(features, kinds, strict=True)))]
@@ -204,6 +218,14 @@ def test_draws_keep_what_is_given():
     assert min(one.min(), other.min()) >= 0
     # ranks within a stretch are fixed: a third of its rows, rounded down
     assert (one[:, 0] == one[:, :3].sum(axis=1) * 4 // 10).all()
+
+
+def test_rows_of_a_stretch_that_the_reference_lacks_are_drawn_all_the_same():
+    one, other = nulls.draw(
+        np.random.default_rng(8), 50, np.array([9, 0, 0]), np.array([1, 5, 5]), np.array([0, 1, 1], dtype=np.int64)
+    )
+    assert (one.sum(axis=1) == 9).all()
+    assert (other.sum(axis=1) == 11).all()
 
 
 def test_without_repeated_values_the_reference_is_fixed_and_the_rest_dirichlet_multinomial():
