@@ -94,7 +94,7 @@ def by_scipy(reference: dict[str, np.ndarray], current: dict[str, np.ndarray]) -
 
 @contextmanager
 def evidently(samples: tuple[np.ndarray, np.ndarray], folder: Path) -> Iterator[Any]:
-    """Seconds of a report, on call."""
+    """Seconds of the reports that are named, on call."""
     for name, sample in zip(("reference", "current"), samples, strict=True):
         np.save(folder / f"{name}.npy", sample)
     python = venv_with("evidently", EVIDENTLY) / "python"
@@ -106,8 +106,8 @@ def evidently(samples: tuple[np.ndarray, np.ndarray], folder: Path) -> Iterator[
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
 
-        def once() -> dict[str, float]:
-            child.stdin.write("\n")
+        def once(kind: str) -> dict[str, float]:
+            child.stdin.write(f"{kind}\n")
             child.stdin.flush()
             return json.loads(child.stdout.readline())
 
@@ -131,7 +131,8 @@ def in_memory(rows: int, rounds: int, folder: Path, *, with_evidently: bool) -> 
             worst = max(abs(results[0][f][m] - results[1][f][m]) for f in reference for m in ("psi", "ks", "js"))
             assert worst < 1e-12, worst
             if rival is not None:
-                took.setdefault("Evidently", []).append(rival())
+                for kind in ("presets", "single metrics"):
+                    took.setdefault(f"Evidently, {kind}", []).append(rival(kind))
     return took
 
 

@@ -68,7 +68,8 @@ def ks_distance(reference: NDArray[np.float64], current: NDArray[np.float64]) ->
     Notes
     -----
     Between the ends a < b of a cell F - G is at most F(b) - G(a). Cells whose bound is not above the largest gap found
-    at the ends of all cells cannot hold a larger one, so only the values of the others are sorted.
+    at the ends of all cells cannot hold a larger one, so only the values of the others are looked at again, in finer
+    cells, and those few that are left are sorted.
 
     Examples
     --------
@@ -80,21 +81,31 @@ def ks_distance(reference: NDArray[np.float64], current: NDArray[np.float64]) ->
         return float("nan")
     if max(n, m) <= _FEW:
         return _largest(np.sort(reference), np.sort(current), n, m) / (n * m)
-    edges = _edges(reference, current)
-    lookup = Lookup(edges)
-    places = np.empty(n, dtype=np.int32), np.empty(m, dtype=np.int32)
-    held = [lookup.count(*each)[:-1] for each in zip((reference, current), places, strict=True)]
-    # in units of 1 / (n m), so that all of it is integers
-    upper = np.cumsum(held[0]) * m, np.cumsum(held[1]) * n
-    lower = upper[0] - held[0] * m, upper[1] - held[1] * n
-    largest = int(np.abs(upper[0] - upper[1]).max())
-    open_ = np.maximum(upper[0] - lower[1], upper[1] - lower[0]) > largest
-    if open_.any():
-        kept = [np.sort(_of_cells(*each, open_)) for each in zip((reference, current), places, strict=True)]
-        cells = np.repeat(np.flatnonzero(open_), held[1][open_])  # of the kept values of `current`
-        closed = [np.cumsum(np.where(open_, 0, each))[cells] for each in held]
-        largest = max(largest, _largest(kept[0], kept[1], n, m, before=closed))
-    return largest / (n * m)
+    values, edges = [reference, current], _edges(reference, current)
+    before: list[NDArray[np.int64] | int] = [0, 0]  # values up to the end of each cell that are no longer among these
+    largest = 0
+    while True:
+        lookup, held, places = Lookup(edges), [], []
+        for each in values:
+            places.append(np.empty(len(each), dtype=np.int32))
+            held.append(lookup.count(each, places[-1])[:-1])
+        # in units of 1 / (n m), so that all of it is integers
+        f, g = ((np.cumsum(each) + out) * size for each, out, size in zip(held, before, (m, n), strict=True))
+        largest = max(largest, int(np.abs(f - g).max()))
+        open_ = np.maximum(f - (g - held[1] * n), g - (f - held[0] * m)) > largest
+        kept = [_of_cells(*each, open_) for each in zip(values, places, strict=True)]
+        closed = [
+            np.cumsum(np.where(open_, 0, each), dtype=np.int64) + out for each, out in zip(held, before, strict=True)
+        ]
+        left = len(kept[0]) + len(kept[1])
+        if left <= _FEW or left > (len(values[0]) + len(values[1])) // 2:
+            break
+        finer = np.union1d(edges[open_[1:] != open_[:-1]], _edges(*kept))
+        at = np.append(np.searchsorted(edges, finer), len(edges))
+        values, edges, before = kept, finer, [each[at] for each in closed]
+    cells = np.repeat(np.flatnonzero(open_), held[1][open_])  # of the kept values of `current`, in their order
+    skipped = [each[cells] for each in closed]
+    return max(largest, _largest(np.sort(kept[0]), np.sort(kept[1]), n, m, before=skipped)) / (n * m)
 
 
 def _of_cells(values: NDArray[np.float64], places: NDArray[np.int32], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -139,7 +150,7 @@ def _largest(
 def _edges(*samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """Edges of cells with about equally many values of all samples together: finite, strictly ascending."""
     looked_at: NDArray[np.float64] = np.sort(
-        np.concatenate([sample[:: -(-len(sample) // _LOOKED_AT)] for sample in samples])
+        np.concatenate([sample[:: max(1, -(-len(sample) // _LOOKED_AT))] for sample in samples])
     )
     looked_at = looked_at[np.isfinite(looked_at)]
     if not len(looked_at):
