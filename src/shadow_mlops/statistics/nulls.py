@@ -63,7 +63,7 @@ def no_drift(reference: Counts, current: Counts, kind: Kind, tied: NDArray[np.bo
     together: categories with fewer than 5 into OTHER, bins of repeated values with fewer than 10 with their neighbours.
     Then repeated values are either many, and borders where they would always be, which makes an urn of each bin; or
     few, and borders ranks of the reference. In between the truth is in between, so that both have to be unlikely (up to
-    1.5 % with one of them, at most 0.9 % with both).
+    1.5 % with one of them, 0.7 to 1.1 % with both).
 
     Numeric bins that were made of another reference than this one are fixed beforehand. They are told by its counts,
     which are not those of quantiles, and tested as repeated values are.
