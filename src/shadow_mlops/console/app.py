@@ -185,7 +185,7 @@ class Console:
             "/shadow/comparison",
             tags=["shadow"],
             summary="Champion against challengers",
-            responses=responses(200, "Comparison"),
+            responses=responses(200, "Comparison", 401),
         )
         async def comparison(  # noqa: PLR0917 - one parameter per query parameter
             request: Request,
