@@ -190,6 +190,25 @@ def test_only_missing_values_in_one_sample_are_found():
     assert p_value([0, 80], [40, 40], "number")[0] < 0.001
 
 
+def test_categories_that_barely_have_a_bin_of_their_own_raise_no_false_alarms():
+    rng = np.random.default_rng(17)
+    shares, names = np.array([0.4, 0.4] + [0.001] * 200), [f"c{i}" for i in range(202)]
+
+    def trial():
+        counts = rng.multinomial(10_000, shares, 2)
+        bins = category_bins(dict(zip(names, counts[0].tolist(), strict=True)), largest=20)
+        return p_value(*(bins.count_codes(np.repeat(np.arange(202), each), names) for each in counts))[0]
+
+    rate, three_errors = rejected(trial() for _ in range(1000))
+    assert rate <= 0.01 + three_errors
+
+
+def test_a_category_that_surely_has_a_bin_is_still_tested_beside_other():
+    p, null = p_value([4000, 4000, 400, 20, 18, 500, 0], [4000, 3600, 800, 8, 9, 512, 0])
+    assert p < 1e-9
+    assert null == "chi_square"
+
+
 def test_rare_categories_of_a_thousand_million_rows_are_drawn_too():
     p, null = p_value([900_000_000, 20, 0, 0], [600_000_000, 15, 0, 0], draws=999)
     assert null == "monte_carlo"
