@@ -122,7 +122,7 @@ def draw(
 
 def _sure_of_a_bin(reference: Counts, current: Counts) -> float:
     """Rows of both samples from which on a category is among the largest of the reference, whichever of them it has."""
-    least = int(reference[:-2].min(initial=0))
+    least = int(min(reference[:-2], default=0))
     if not reference[-2] or not least:  # none was left over, or they were the largest of another reference
         return 0.0
     share = int(reference.sum()) / int(reference.sum() + current.sum())
