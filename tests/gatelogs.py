@@ -90,6 +90,10 @@ class Hours:
             )
         )
 
+    def later(self, hour: float) -> None:
+        """Time passes: somebody reports what nobody asked for."""
+        self.label(hour, ["unknown"], [0])
+
     def beat(self) -> None:
         """Let readers have all that was written so far, though more may come."""
         for appender in (self._events, self._results, self._outcomes):

@@ -55,7 +55,7 @@ def traffic(log: MemoryLog, *, hours: int, better: float, each: int = 40, seed: 
         written.shadow(span, challenger)
         told = [i for i in range(each) if champion[i] < 0.5 or rng.random() < keep]
         written.label(hour + 0.9, [ids[i] for i in told], [int(truth[i]) for i in told])
-    written.ask(hours + 9, [0.5])
+    written.later(hours + 9)
     written.close()
 
 
@@ -258,7 +258,7 @@ def test_a_guardrail_that_is_not_met_holds_the_promotion(tmp_path: Path) -> None
         failing = [Status.ERRORED if i % 4 == 0 else Status.PAIRED for i in range(40)]
         hours.shadow(span, np.where(truth, 0.9, 0.1), statuses=failing)
         hours.label(hour + 0.9, ids, truth.astype(int).tolist())
-    hours.ask(19, [0.5])
+    hours.later(19)
     hours.close()
     lake = lake_of(log, tmp_path)
     (alone,) = Gates(lake, engine_at(tmp_path), spec(), model="m").advance("champion-1", ROLES)

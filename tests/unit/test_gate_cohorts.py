@@ -64,8 +64,7 @@ def busy(log: MemoryLog) -> None:
         )
         hours.label(hour + 0.5, ids[:4], [1, 0, 1, 0])
         hours.label(hour + 1.2, ids[4:10] if hour < 2 else ids[4:9], [1, 0, 1, 0, 1, 0][: 6 if hour < 2 else 5])
-    span, ids = hours.ask(9.0, [0.5])
-    hours.shadow(span, [0.5])
+    hours.later(9)
     hours.close()
 
 
@@ -100,10 +99,11 @@ def test_what_is_appended_behind_the_closing_is_counted_and_never_taken(tmp_path
     hours.label(0.1, ids, [0, 1])
     span, later = hours.ask(1, [0.5])
     hours.shadow(span, [0.5])
+    hours.label(1.1, later, [1])
     late, late_ids = hours.ask(0.5, [0.9])  # imported, hours later
     hours.shadow(late, [0.9])
-    hours.label(1.5, [*late_ids, *later], [1, 1])
-    hours.ask(2, [0.5])
+    hours.label(1.5, late_ids, [1])
+    hours.later(2)
     hours.close()
     first, second = cohorts(log, tmp_path / "lake")
     assert (first.rows.num_rows, first.late) == (2, 1)
@@ -157,9 +157,8 @@ def test_a_fate_after_the_deadline_changes_nothing_that_closed_without_it(tmp_pa
     hours.shadow(span, [0.3, 0.7])
     behind, more = hours.ask(0.5, [0.2, 0.8])
     hours.label(0.6, [*ids, *more], [0, 1, 0, 1])
-    last, _ = hours.ask(7, [0.5])
+    hours.later(7)
     hours.shadow(behind, [0.3, 0.7])  # the challenger was down for seven hours
-    hours.shadow(last, [0.3])
     hours.close()
     (cohort,) = cohorts(log, tmp_path / "lake", rows=1)
     assert cohort.reason == "deadline"
@@ -174,7 +173,7 @@ def test_late_requests_make_no_cohort_of_a_span_that_had_none(tmp_path: Path) ->
         span, ids = hours.ask(hour, [0.2, 0.8])
         hours.shadow(span, [0.3, 0.7])
         hours.label(max(hour, 4.1) if hour == 1.5 else hour + 0.1, ids, [0, 1])
-    hours.ask(5, [0.5])
+    hours.later(5)
     hours.close()
     found = cohorts(log, tmp_path / "lake", rows=1)
     assert [cohort.number - FIRST for cohort in found] == [0, 3, 4]
@@ -199,6 +198,19 @@ def test_a_quiet_log_closes_nothing_and_a_gap_is_skipped(tmp_path: Path) -> None
     assert [cohort.number - FIRST for cohort in cohorts(log, tmp_path / "gap")] == [0, 1000]
 
 
+def test_an_event_that_is_dated_ahead_lets_no_time_pass(tmp_path: Path) -> None:
+    log = MemoryLog()
+    hours = Hours(log)
+    span, ids = hours.ask(0, [0.2, 0.8])
+    hours.shadow(span, [0.3, 0.7])
+    ahead, _ = hours.ask(24, [0.5])  # reported from elsewhere, with a time of the reporter's choice
+    hours.shadow(ahead, [0.5])
+    hours.label(1.5, ids, [0, 1])
+    hours.close()
+    (cohort,) = cohorts(log, tmp_path / "lake", rows=1)
+    assert (cohort.reason, labelled(cohort).tolist()) == ("complete", [True, True])
+
+
 def test_replaced_labels_wait_for_the_deadline(tmp_path: Path) -> None:
     log = MemoryLog()
     hours = Hours(log)
@@ -206,8 +218,7 @@ def test_replaced_labels_wait_for_the_deadline(tmp_path: Path) -> None:
     hours.shadow(span, [0.3, 0.7])
     hours.label(0.1, ids, [0, 0])
     hours.label(2, ids[1:], [1])
-    span, _ = hours.ask(7, [0.5])
-    hours.shadow(span, [0.5])
+    hours.later(7)
     hours.close()
     final = Matchup(champion="champion-1", challenger="c-1", cohort_us=HOUR_US, delay_us=5 * HOUR_US, final_labels=True)
     made = archiver(

@@ -58,9 +58,8 @@ def recorded(folder: Path, *, delay, suppressed: float, hours: int = 40, each: i
         for when in sorted({item[0] for item in told}):
             now = [item for item in told if item[0] == when]
             written.label(when, [request for _, request, _ in now], [label for _, _, label in now])
+        written.later(hour)
         if hour >= hours:
-            span, _ = written.ask(hour, [0.5])
-            written.shadow(span, [0.5])
             continue
         case = rng.choice(len(CASES), each, p=SHARES)
         ours = np.where(np.isin(case, (2, 4)), 1, np.where(case == 0, rng.integers(0, 2, each), 0))
@@ -146,7 +145,7 @@ def test_the_benchmarks_rule_is_the_products(tmp_path: Path) -> None:
             continue
         span, (ids[i],) = written.ask(when, [0.4 if stream.values[i] > 0 else 0.6], entities=[f"e{stream.entities[i]}"])
         written.shadow(span, [0.4 if stream.values[i] < 0 else 0.6])
-    written.ask(100, [0.5])
+    written.later(100)
     written.close()
     made = archiver(
         log,

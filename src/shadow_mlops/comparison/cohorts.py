@@ -3,9 +3,10 @@
 A cohort is the sampled requests of one span of time. It closes at the first position of the log at which time has
 passed its end and every one of them has its shadow's fate and, where the shadow has answered, its label; or, whatever
 is still open, at the first position at which the longest delay of labels has passed as well. Time is what the log
-itself says: the time of each event and the receipt of each outcome, never the reader's clock. What is appended behind
-that position, requests, fates and labels, is never taken: the same log gives the same cohorts, whenever and however
-often it is read. Requests that another version of the challenger shadowed are none of this one's business.
+itself says: the receipt of each outcome, never the reader's clock, and never the time of an event, which whoever
+reports it may choose. What is appended behind that position, requests, fates and labels, is never taken: the same log
+gives the same cohorts, whenever and however often it is read. Requests that another version of the challenger shadowed
+are none of this one's business.
 """
 
 from __future__ import annotations
@@ -54,11 +55,7 @@ WHERE time >= $since AND sampled
     AND (version = $champion AND role = 'champion' OR version = $challenger AND role = 'challenger')
 """
 _PASSED = """
-SELECT boot, monotonic_ns FROM (
-    (SELECT boot, monotonic_ns FROM events WHERE time >= $moment ORDER BY boot, monotonic_ns LIMIT 1)
-    UNION ALL
-    (SELECT boot, monotonic_ns FROM outcomes WHERE received >= $moment ORDER BY boot, monotonic_ns LIMIT 1)
-) ORDER BY boot, monotonic_ns LIMIT 1
+SELECT boot, monotonic_ns FROM outcomes WHERE received >= $moment ORDER BY boot, monotonic_ns LIMIT 1
 """
 # In a canary step the challenger answers and the champion shadows: the two sides change places.
 _ROWS = """
