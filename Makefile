@@ -90,11 +90,13 @@ bench: $(INSTALLED_DEV) ## the short benchmarks, as tables
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench; done
 
 .PHONY: verify
-verify: $(INSTALLED_DEV) ## slow tests, long faults and benchmarks (an hour); writes benchmarks/results/*.json
+verify: $(INSTALLED_DEV) ## slow tests, long faults and benchmarks (some hours); writes benchmarks/results/*.json
 	@$(BIN)/python -m pytest -m slow --requests 1000000
 	@$(BIN)/python -m pytest -s tests/chaos/test_everything.py --duration 600
 	@$(BIN)/python -m pytest -s tests/chaos/test_promotions.py --flips 1000
 	@$(BIN)/python -m pytest -s tests/chaos/test_switching.py --duration 600
+	@$(BIN)/python -m pytest -s tests/chaos/test_gate_live.py --seeds 20
+	@$(BIN)/python -m pytest -s tests/chaos/test_gate_kill.py --kills 50
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench --write; done
 
 .PHONY: docker-build

@@ -158,7 +158,11 @@ def test_the_better_challenger_is_promoted_by_the_gate_alone_and_nobody_notices(
     print(f"{len(load.answered):,} answers, none failed; evidence {evidence} verifies")
 
 
-@pytest.mark.parametrize("seed", [11, 12, 13])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(11, 11 + metafunc.config.getoption("--seeds")))
+
+
 def test_the_worse_challenger_is_never_promoted(example_data: Path, seed: int) -> None:
     deployed(example_data)
     bodies, labels = customers(seed)
