@@ -49,6 +49,11 @@ class Continuous:
 
     kind = "number"
 
+    @property
+    def one_null(self) -> bool:
+        """Whether sizes and bins alone make the null distribution, so that a process draws it only once."""
+        return not self.missing and self.quantile is not None
+
     def window(self, rng: Rng, n: int, m: int, bins: int) -> Window:
         given_n, given_m = (size - int(rng.binomial(size, self.missing)) for size in (n, m))
         if n <= ROWS:
@@ -79,7 +84,7 @@ class Discrete:
     values: Floats
     chances: Floats
 
-    kind = "number"
+    kind, one_null = "number", False
 
     def window(self, rng: Rng, n: int, m: int, bins: int) -> Window:
         counts = rng.multinomial(n, self.chances), rng.multinomial(m, self.chances)
@@ -111,7 +116,7 @@ class Categories:
     largest: int = 1000
     missing: float = 0.0
 
-    kind = "category"
+    kind, one_null = "category", False
 
     def window(self, rng: Rng, n: int, m: int, bins: int) -> Window:
         del bins

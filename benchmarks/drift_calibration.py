@@ -100,7 +100,7 @@ def psi_runs(population: str, size: tuple[int, int, int], seed: int, runs: int) 
             [window.current],
             kinds=[given.kind],
             tied=[window.tied],
-            draws=DRAWS + PER_NULL * ((seed * AT_ONCE + run) // PER_NULL),
+            draws=DRAWS + (PER_NULL * ((seed * AT_ONCE + run) // PER_NULL) if given.one_null else 0),
         )
         pooled = window.reference + window.current
         least = pooled[pooled > 0].min() * min(n, m) / (n + m)
