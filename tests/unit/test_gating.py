@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 import pytest
 
 from shadow_mlops.domain.errors import LakeError, RegistryError
-from shadow_mlops.monitor.gating import GateWord, Gating, Roles
+from shadow_mlops.monitor.gating import Gating, Roles
 from shadow_mlops.rollout.canary import CanaryStatus
 from shadow_mlops.rollout.decision import Decision
 from shadow_mlops.rollout.gate import GateStatus
@@ -80,7 +79,7 @@ class Acting:
 
 
 class Bench:
-    def __init__(self, folder: Path, *, auto: bool = True) -> None:
+    def __init__(self, *, auto: bool = True) -> None:
         self.clock = 0.0
         self.roles: Roles | None = Roles("1", {"challenger": "2"}, None)
         self.statuses = [gate()]
@@ -88,13 +87,11 @@ class Bench:
         self.error: Exception | None = None
         self.acting = Acting()
         self.metrics = open_metrics()
-        self.path = folder / "gate.json"
         self.gating = Gating(
             self,
             self,
             roles=lambda: self.roles,
             acting=self.acting,
-            path=self.path,
             metrics=self.metrics,
             auto_promote=auto,
             clock=lambda: self.clock,
@@ -118,14 +115,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def bench() -> Bench:
+    return Bench()
 
 
-def test_how_it_stands_is_told_to_scripts_and_to_prometheus(bench: Bench) -> None:
+def test_how_it_stands_is_told_to_prometheus(bench: Bench) -> None:
     bench.turn()
-    word = msgspec.json.decode(bench.path.read_bytes(), type=GateWord)
-    assert word.gates[0].decision.labels_needed == 900
+    assert bench.value("shadow_gate_labels_needed", challenger="challenger") == 900
     assert bench.value("shadow_gate_estimate", challenger="challenger") == 0.02
     assert bench.value("shadow_gate_interval", challenger="challenger", bound="high") == 0.05
     assert bench.value("shadow_gate_state", challenger="challenger", state="keep_watching") == 1
@@ -143,8 +139,8 @@ def test_a_promotion_is_begun_once(bench: Bench) -> None:
     assert bench.acting.done == [("start", "challenger", "e1")]
 
 
-def test_without_auto_promote_nothing_is_begun(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, auto=False)
+def test_without_auto_promote_nothing_is_begun() -> None:
+    bench = Bench(auto=False)
     bench.statuses = [gate("promote", "e1")]
     bench.turn()
     bench.roles = Roles("1", {"challenger": "2"}, msgspec.structs.replace(CANARY, step=2))
@@ -199,5 +195,7 @@ def test_a_lake_that_cannot_be_read_is_told_and_stops_nothing(bench: Bench) -> N
 
 def test_before_the_first_champion_there_is_nothing_to_do(bench: Bench) -> None:
     bench.roles = None
+    bench.statuses = [gate("promote", "e1")]
     bench.turn()
-    assert not bench.path.exists()
+    assert bench.acting.done == []
+    assert bench.value("shadow_gate_state", challenger="challenger", state="promote") is None

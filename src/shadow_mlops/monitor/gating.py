@@ -6,12 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from shadow_mlops.domain.errors import ShadowError
@@ -67,17 +64,6 @@ class Acting(Protocol):
         """Whether a rollout that rests on this evidence has been begun before."""
 
 
-class GateWord(msgspec.Struct, frozen=True, kw_only=True):
-    """Contents of ``<data-dir>/run/gate.json``."""
-
-    at: str
-    gates: tuple[GateStatus, ...]
-    canary: CanaryStatus | None
-    step: StepStatus | None
-    problem: str
-    """Why the last look failed; empty if it did not."""
-
-
 class Gating:
     """The gates of a deployment, in the monitor.
 
@@ -85,8 +71,6 @@ class Gating:
     ----------
     roles
         Who serves now; None: not known.
-    path
-        Of ``gate.json``.
     auto_promote
         Begin a rollout when a gate says ``promote``, and promote after its last step, without asking.
     prepare
@@ -102,7 +86,6 @@ class Gating:
         *,
         roles: Callable[[], Roles | None],
         acting: Acting,
-        path: Path,
         metrics: Metrics,
         auto_promote: bool,
         prepare: Callable[[], None] = lambda: None,
@@ -112,7 +95,6 @@ class Gating:
         self._watch = watch
         self._roles = roles
         self._acting = acting
-        self._path = path
         self._metrics = metrics
         self._auto = auto_promote
         self._prepare: Callable[[], None] | None = prepare
@@ -154,7 +136,7 @@ class Gating:
         if self._problem:
             log.info("gates advance again")
         self._problem = ""
-        self._publish(statuses, roles.canary, step)
+        self._set_gauges(statuses, roles.canary, step)
         self._act(roles, statuses, step)
 
     def _act(self, roles: Roles, statuses: list[GateStatus], step: StepStatus | None) -> None:
@@ -203,14 +185,6 @@ class Gating:
             return
         self._not_before[key] = (self._clock() + pause, min(2 * pause, _LAST_RETRY))
         self._order = self._orders.submit(_carried_out, key, order)
-
-    def _publish(self, statuses: list[GateStatus], canary: CanaryStatus | None, step: StepStatus | None) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        word = GateWord(at=now, gates=tuple(statuses), canary=canary, step=step, problem=self._problem)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_bytes(msgspec.json.encode(word))
-        temporary.replace(self._path)
-        self._set_gauges(statuses, canary, step)
 
     def _set_gauges(self, statuses: list[GateStatus], canary: CanaryStatus | None, step: StepStatus | None) -> None:
         metrics, nan = self._metrics, float("nan")

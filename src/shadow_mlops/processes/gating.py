@@ -59,7 +59,6 @@ def open_gating(settings: Settings, deployment: Deployment, state: Engine, metri
         open_watch(settings, deployment, state, gates),
         roles=lambda: roles_of(settings.data_dir, deployment),
         acting=RolloutActor(settings, deployment, state),
-        path=settings.data_dir / "run" / "gate.json",
         metrics=metrics,
         auto_promote=deployment.gate.auto_promote,
         prepare=lambda: upgrade(state),
