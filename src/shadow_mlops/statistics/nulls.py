@@ -20,7 +20,7 @@ from shadow_mlops.statistics.bins import Kind
 Counts = NDArray[np.int64]
 
 # expected rows in the smaller sample, below which a bin is not tested by itself: a category, and repeated values
-_RARE, _FEW = 5, 10
+_RARE, _FEW = 5, 13
 _CERTAIN = 3.0  # standard deviations that a category is above those of OTHER, to be sure of its own bin
 _URN = 10**9  # NumPy's urns hold fewer rows; in larger ones, with and without putting back are the same
 
@@ -61,10 +61,10 @@ def no_drift(reference: Counts, current: Counts, kind: Kind, tied: NDArray[np.bo
     Which values of a discrete feature have a bin depends on which the reference happens to have, and one that it has by
     chance only looks like drift: n = 50 of normal values with two decimals in 50 bins against m = 1,000 raised 12 %
     false alarms. So bins with few expected rows in the smaller sample are merged, as the counts of both samples say
-    together: categories with fewer than 5 into OTHER, bins of repeated values with fewer than 10 with their neighbours.
+    together: categories with fewer than 5 into OTHER, bins of repeated values with fewer than 13 with their neighbours.
     Then repeated values are either many, and borders where they would always be, which makes an urn of each bin; or
     few, and borders ranks of the reference. In between the truth is in between, so that both have to be unlikely (up to
-    1.5 % with one of them, 0.7 to 1.1 % with both).
+    1.5 % with one of them, 0.6 to 1.1 % with both; merged below 10 instead of 13, 1.16 %).
 
     The categories that are just large enough to have a bin of their own have it because the reference happens to have
     many of them, and a window has fewer: the largest 20 of 200 equal ones raised 52 % false alarms. So where OTHER has

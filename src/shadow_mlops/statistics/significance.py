@@ -91,7 +91,7 @@ def psi_p_values(
     -----
     Categories with fewer than 5 expected rows in the smaller sample are first merged into OTHER, here only, by the
     counts of both samples: by the reference alone, 200 rare values raise 99.5 % false alarms. So are bins of a number
-    whose values are repeated, with fewer than 10, with their neighbours (``nulls.no_drift``).
+    whose values are repeated, with fewer than 13, with their neighbours (``nulls.no_drift``).
 
     The draws depend on the counts only: the same input gives the same p-value.
     """
