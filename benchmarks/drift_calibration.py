@@ -233,6 +233,8 @@ def main() -> None:
             if any(each in cell.name for each in arguments.only):
                 begun = time.perf_counter()
                 figures.append(judged(cell, cell.sums(arguments.runs, pool), arguments.runs))
+                if arguments.write:
+                    write(figures[-1:], [])
                 took = time.perf_counter() - begun
                 print(f"{took:7.1f} s {'ok  ' if figures[-1]['ok'] else 'OVER'} {cell.name}", file=sys.stderr)
     beside: list[dict[str, object]] = []
@@ -244,7 +246,7 @@ def main() -> None:
     show(figures, beside, arguments.runs)
     print(f"{time.perf_counter() - start:.0f} s")
     if arguments.write:
-        print(f"wrote {write(figures, beside)}")
+        print(f"wrote {write([], beside)}")
 
 
 def write(figures: list[dict[str, object]], beside: list[dict[str, object]]) -> Path:
