@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -202,6 +203,7 @@ def quantile_bins(values: NDArray[Any], bins: int = 10) -> NumericBins:
     return bins_of_order_statistics(order_statistics(floats, ranks), given, bins, least=least, greatest=greatest)
 
 
+@lru_cache(maxsize=128)  # columns of one sample have one length
 def quantile_ranks(given: int, bins: int = 10) -> NDArray[np.int64]:
     """The order statistics that make bins: ranks from 0, ascending, of ``given`` values without NaN.
 
@@ -210,7 +212,9 @@ def quantile_ranks(given: int, bins: int = 10) -> NDArray[np.int64]:
     """
     edges, cells = _ranks(given, bins)
     ranks: NDArray[np.int64] = np.unique(np.concatenate([cells, edges - 1, edges + 1]))
-    return ranks[(ranks >= 0) & (ranks < given)]
+    ranks = ranks[(ranks >= 0) & (ranks < given)]
+    ranks.setflags(write=False)
+    return ranks
 
 
 def bins_of_order_statistics(
@@ -295,13 +299,17 @@ def from_plain(plain: Mapping[str, Any]) -> FeatureBins:
     return NumericBins(edges, grid, tied)
 
 
+@lru_cache(maxsize=128)
 def _ranks(given: int, bins: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ranks from 0 of the values that bins end at, and of those that cells end at."""
     if not LEAST_BINS <= bins <= MOST_BINS:
         raise DriftError(f"bins is a whole number from {LEAST_BINS} to {MOST_BINS:,}, not {bins!r}")
     cells = bins * max(1, round(_CELLS / bins))
     edges, cell_ends = (np.unique(np.arange(1, count, dtype=np.int64) * given // count) for count in (bins, cells))
-    return edges[edges > 0] - 1, cell_ends[cell_ends > 0] - 1
+    found = edges[edges > 0] - 1, cell_ends[cell_ends > 0] - 1
+    for ranks in found:
+        ranks.setflags(write=False)
+    return found
 
 
 def _borders(values: NDArray[np.float64]) -> NDArray[np.float64]:
