@@ -1,6 +1,6 @@
 """How often drift is found where there is none: PSI, KS, the decision over 20 features; and that a real shift is found.
 
-    python benchmarks/drift_calibration.py [--runs 50000] [--rival-runs 300] [--only TEXT ...]
+    python benchmarks/drift_calibration.py [--runs N] [--rival-runs N] [--only TEXT ...]
                                            [--without-rivals] [--write]
 
 A cell is one feature's distribution, size of both samples and number of bins; each run draws both samples anew,
@@ -10,7 +10,7 @@ without missing values the null depends on sizes and bins only, and a process dr
 have a null of their own, of 999, 1,099, 1,199, ... draws. Processes take turns of 250 runs; a turn's number is its
 seed.
 
-It takes an hour or two; ``--only`` does a part, and what is written replaces only the same cells.
+With ``--write`` it takes an hour or two; ``--only`` does a part, and what is written replaces only the same cells.
 
 Allowed are 1 % + 3 standard errors, and at least 0.5 % of PSI where each bin has 30 rows or more. Beside it Evidently
 and NannyML with their defaults, on the same windows, run by environments of their own.
@@ -221,12 +221,14 @@ def rivals(runs: int, python: Path, kind: str, folder: Path) -> list[dict[str, o
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="false alarms of the drift check")
-    parser.add_argument("--runs", type=int, default=50_000)
-    parser.add_argument("--rival-runs", type=int, default=300)
+    parser.add_argument("--runs", type=int, help="of each cell; 500, and 50,000 with --write")
+    parser.add_argument("--rival-runs", type=int, help="10, and 300 with --write")
     parser.add_argument("--only", nargs="+", default=[""], help="cells whose names have one of these in them")
     parser.add_argument("--without-rivals", action="store_true")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    arguments.runs = arguments.runs or (50_000 if arguments.write else 500)
+    arguments.rival_runs = arguments.rival_runs or (300 if arguments.write else 10)
     start, figures = time.perf_counter(), []
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for cell in cells():
