@@ -119,10 +119,13 @@ def test_each_drifted_feature_is_one_episode_told_once_whatever_is_killed(exampl
         wait_for(lambda: open_features(system) == MOVED, f"other features than {MOVED} drift", 40)
         kill_monitor(system)
         assert json.loads(sending.communicate(timeout=60)[0])["ok"] == AFTER
-        last = folded_again(system.data, system.deployment_file)
-        until = live_report(last, created="").window.until
-        wait_for(lambda: told(system)["window"]["until"] == until, "the last bucket is not told")
         wait_for(lambda: told(system)["error_rate"]["labelled"] > 1000, "labels do not count", 70)
+        # What is alive publishes at its own pace: it is compared once every pair is in the log and told.
+        wait_for(lambda: not system.total("shadow_lag_events"), "the challenger does not catch up", 60)
+        last = live_report(folded_again(system.data, system.deployment_file), created="")
+        wait_for(lambda: told(system)["window"]["until"] == last.window.until, "the last bucket is not told")
+        shadowed = [each.rows for each in last.challengers]
+        wait_for(lambda: [each["rows"] for each in told(system)["challengers"]] == shadowed, "pairs are not told")
         scores = {
             (dict(labels)["feature"], dict(labels)["method"]): value
             for (name, labels), value in system.metrics().items()
