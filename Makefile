@@ -16,6 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 # Stamps carry the contents they were made for: a checkout that only touches files installs nothing.
 FOR := $(shell cat pyproject.toml requirements.txt requirements-dev.txt | cksum | cut -d' ' -f1)
 INSTALLED := $(VENV)/.installed-$(FOR)
+STORED := feature_repo/data/.filled
 INSTALLED_DEV := $(VENV)/.installed-dev-$(FOR)
 
 .PHONY: help
@@ -44,12 +45,36 @@ install: $(INSTALLED) ## make .venv with what the platform needs
 install-dev: $(INSTALLED_DEV) ## the same with what tests and checks need
 
 .PHONY: run
-run: $(INSTALLED) ## serve at :8000, restart workers when src/ or the YAML changes [PORT=8000 WORKERS=1]
-	@exec $(BIN)/shadow up --reload $(FLAGS)
+run: $(INSTALLED) $(STORED) ## serve at :8000, restart workers when src/ or the YAML changes [PORT=8000 WORKERS=1]
+	@exec $(BIN)/shadow up --reload --feature-repo feature_repo $(FLAGS)
 
 .PHONY: run-prod
-run-prod: $(INSTALLED) ## serve at :8000 without watching files [PORT=8000 WORKERS=1]
-	@exec $(BIN)/shadow up $(FLAGS)
+run-prod: $(INSTALLED) $(STORED) ## serve at :8000 without watching files [PORT=8000 WORKERS=1]
+	@exec $(BIN)/shadow up --feature-repo feature_repo $(FLAGS)
+
+FEAST = $(BIN)/python -W ignore -m feast.cli.cli --chdir feature_repo
+
+feature_repo/data/churn_stats.parquet: | $(BIN)/python
+	@echo "Writing the example's feature sources ..."
+	@$(BIN)/python -m shadow_mlops.example.sources feature_repo/data
+
+# Written last: where it stands, the store has been filled once.
+$(STORED): | $(INSTALLED) feature_repo/data/churn_stats.parquet
+	@echo "Filling the example's feature store (about 20 s) ..."
+	@$(MAKE) --no-print-directory feast-apply feast-materialize >feature_repo/data/feast.log 2>&1 || { cat feature_repo/data/feast.log >&2; exit 1; }
+	@touch $@
+
+.PHONY: feast-apply
+feast-apply: $(INSTALLED) feature_repo/data/churn_stats.parquet ## declare what feature_repo/definitions.py says
+	@$(FEAST) apply
+
+.PHONY: feast-materialize
+feast-materialize: $(INSTALLED) ## bring the newest values of the sources into the online store
+	@$(FEAST) materialize 2000-01-01T00:00:00 $$(date -u +%Y-%m-%dT%H:%M:%S)
+
+.PHONY: feast-ui
+feast-ui: $(INSTALLED) ## Feast's own pages at http://127.0.0.1:8888
+	@$(FEAST) ui --host 127.0.0.1
 
 .PHONY: test
 test: $(INSTALLED_DEV) ## every test that takes seconds; needs no Debian package
@@ -115,12 +140,12 @@ lock: $(BIN)/python ## renew uv.lock and the requirements exported from it
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
 	$(LOCKING) lock $(if $(UPGRADE),--upgrade)
 	@{ echo '# What make run needs. Exported from uv.lock by make lock: do not edit. The hashes are in uv.lock.'; \
-	  $(EXPORT) --no-default-groups --extra train --extra reload; } > requirements.txt
+	  $(EXPORT) --no-default-groups --extra train --extra reload --extra feast; } > requirements.txt
 	@{ echo '# The same, and what tests and checks need. Exported from uv.lock by make lock: do not edit.'; \
 	  $(EXPORT) --all-extras --group dev; } > requirements-dev.txt
 
 .PHONY: lock-check
 lock-check: $(INSTALLED_DEV) ## fail if uv.lock or the requirements are stale
 	@$(LOCKING) lock --quiet --check
-	@{ sed -n 1p requirements.txt; $(EXPORT) --no-default-groups --extra train --extra reload; } | diff -u requirements.txt -
+	@{ sed -n 1p requirements.txt; $(EXPORT) --no-default-groups --extra train --extra reload --extra feast; } | diff -u requirements.txt -
 	@{ sed -n 1p requirements-dev.txt; $(EXPORT) --all-extras --group dev; } | diff -u requirements-dev.txt -

@@ -11,6 +11,7 @@ import pytest
 
 import modelsamples as samples
 from remotemodel import BAD_DAYS, RemoteModel
+from shadow_mlops.breaker import Breaker
 from shadow_mlops.domain.errors import ConflictError, ModelRefusedError, UnavailableError
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.models.endpoint import endpoint_of, tags_of
@@ -18,7 +19,6 @@ from shadow_mlops.models.loading import load_model
 from shadow_mlops.models.preparation import prepare
 from shadow_mlops.models.remotes import RemoteSignature, read_remote_signature, register_remote
 from shadow_mlops.models.runtimes import Detached
-from shadow_mlops.models.runtimes.breaker import Breaker
 from shadow_mlops.models.runtimes.http import HttpRuntime
 
 SIGNATURE = RemoteSignature(features=samples.SIGNATURE.features, task="binary")

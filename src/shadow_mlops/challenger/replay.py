@@ -313,6 +313,7 @@ def _cut(frame: Frame, batch: EventBatch, run: slice) -> Frame:
         strings=batch.strings[run],
         scores=batch.scores[run],
         origins=None if batch.origins is None else batch.origins[run],
+        ages=None if batch.ages is None else batch.ages[run],
         sampled=None if batch.sampled is None else batch.sampled[run],
     )
     count = len(part)

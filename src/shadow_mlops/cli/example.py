@@ -13,8 +13,13 @@ from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import settings_from_environment, settings_to_environment
 
 
-def ensure_example(settings: Settings, console: Console) -> Path:
+def ensure_example(settings: Settings, console: Console, *, feature_repo: Path | None = None) -> Path:
     """Deployment file of the bundled example; its models are trained and registered the first time.
+
+    Parameters
+    ----------
+    feature_repo
+        Where the example's features are read; None: from nowhere.
 
     Raises
     ------
@@ -25,9 +30,10 @@ def ensure_example(settings: Settings, console: Console) -> Path:
     if file.exists():
         return file
     console.print("no deployment file: training the bundled churn example (once, about half a minute)")
-    done = subprocess.run(
-        [sys.executable, "-m", "shadow_mlops.cli.example"], env=settings_to_environment(settings), check=False
-    )
+    command = [sys.executable, "-m", "shadow_mlops.cli.example"]
+    if feature_repo is not None:
+        command.append(str(feature_repo.absolute()))
+    done = subprocess.run(command, env=settings_to_environment(settings), check=False)
     if done.returncode != 0:
         raise TrainingError(
             "the example was not trained; name a deployment file with --deployment, or mend what is said above"
@@ -44,7 +50,9 @@ def main() -> int:
     console = Console(stderr=True, highlight=False)
     try:
         registry = Registry(settings.tracking_uri, settings.artifact_root)
-        train_example(registry, settings.data_dir / "example", step=shown_on(console))
+        repository = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+        step = shown_on(console)
+        train_example(registry, settings.data_dir / "example", feature_repo=repository, step=step)
     except ShadowError as error:
         console.print(f"shadow: {error}", style="red", markup=False)
         return 1

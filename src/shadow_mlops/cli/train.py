@@ -76,13 +76,17 @@ def shown_on(console: Console) -> Step:
     return step
 
 
-def train_example(registry: Registry, directory: Path, *, step: Step = quiet) -> Outcome:
+def train_example(
+    registry: Registry, directory: Path, *, feature_repo: Path | None = None, step: Step = quiet
+) -> Outcome:
     """Train and register the example's two models, as far as they are not, and write its deployment file.
 
     Parameters
     ----------
     directory
         Where ``shadow.yaml`` is written; ``<data-dir>/example``.
+    feature_repo
+        Feast repository that the deployment names; None: it has no feature store.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def train_example(registry: Registry, directory: Path, *, step: Step = quiet) ->
             registry.set_alias(EXAMPLE_NAME, alias, found.number)
     cards = _fit_and_register(registry, EXAMPLE_NAME, rows, absent, seed=EXAMPLE_SEED, step=step)
     path = directory / "shadow.yaml"
-    _write(path, _text(EXAMPLE_NAME, rows.data, _typical(rows.data)))
+    _write(path, _text(EXAMPLE_NAME, rows.data, _typical(rows.data), feature_repo))
     return Outcome(cards=cards, deployment_file=path, notes=())
 
 
@@ -259,10 +263,10 @@ def _typical(data: Dataset) -> Mapping[str, Default]:
     return typical_values(data)
 
 
-def _text(name: str, data: Dataset, defaults: Mapping[str, Default]) -> str:
+def _text(name: str, data: Dataset, defaults: Mapping[str, Default], feature_repo: Path | None = None) -> str:
     from shadow_mlops.training import deployment_text  # noqa: PLC0415
 
-    return deployment_text(name, data, defaults=defaults)
+    return deployment_text(name, data, defaults=defaults, feature_repo=feature_repo)
 
 
 def _fit_and_register(

@@ -13,11 +13,15 @@ from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.processes.settings import Settings, load_settings
 
 
-def up(
+def up(  # noqa: PLR0917 - one parameter per option
     port: Annotated[int | None, typer.Option(help="Port (API_PORT).", show_default=False)] = None,
     workers: Annotated[int | None, typer.Option(help="Gateway workers (API_WORKERS).", show_default=False)] = None,
     deployment: DeploymentOption = None,
     data_dir: DataDirOption = None,
+    feature_repo: Annotated[
+        Path | None,
+        typer.Option(help="Feast repository of the bundled example; without it the example has no feature store."),
+    ] = None,
     reload: Annotated[
         bool, typer.Option("--reload", help="Replace workers when the code or the YAML changes.")
     ] = False,
@@ -36,7 +40,7 @@ def up(
     settings = load_settings(api_port=port, api_workers=workers, deployment_file=deployment, data_dir=data_dir)
     settings = settings.model_copy(update={"data_dir": settings.data_dir.absolute()})
     settings = settings.model_copy(
-        update={"deployment_file": _deployment_file(settings, asked=deployment, console=console)}
+        update={"deployment_file": _deployment_file(settings, deployment, feature_repo, console)}
     )
     whereabouts = _token_whereabouts(settings)
     watch = [settings.deployment_file, Path(__file__).resolve().parents[1]] if reload else []
@@ -59,9 +63,9 @@ def _token_whereabouts(settings: Settings) -> str:
     return "the token is OPERATOR_TOKEN's" if configured else f"the token is in {token_file(settings.data_dir)}"
 
 
-def _deployment_file(settings: Settings, *, asked: Path | None, console: Console) -> Path:
+def _deployment_file(settings: Settings, asked: Path | None, feature_repo: Path | None, console: Console) -> Path:
     if asked is not None or settings.deployment_file.exists():
         return settings.deployment_file.absolute()
     from shadow_mlops.cli.example import ensure_example  # noqa: PLC0415
 
-    return ensure_example(settings, console).absolute()
+    return ensure_example(settings, console, feature_repo=feature_repo).absolute()

@@ -115,7 +115,8 @@ class Checker:
             for index in np.flatnonzero((times < 0) | (times > now_us + _AHEAD_US)).tolist()
         ]
         try:
-            values, columns = accepted.fields.convert_all([each.features for each in events])
+            values = accepted.fields.convert_each([each.features for each in events])
+            columns = accepted.fields.check_all(values)
         except InvalidFieldsError as error:
             problems += [Problem(_place("features", each.field), each.problem, each.index) for each in error.problems]
         versions: dict[str, list[int]] = {}

@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shadow_mlops.deployment.columns import Columns, Stored, with_stored
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import (
     DeploymentError,
@@ -33,35 +33,13 @@ MAX_TEXT = 1000  # characters; the longest category names in public tabular data
 _ABSENT_BITS = 0x7FF8000000000ABC
 _ABSENT_NUMBER: float = struct.unpack("<d", struct.pack("<Q", _ABSENT_BITS))[0]
 _ABSENT_TEXT = "\0absent"  # told from any client's text by identity, never by value
-_LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: beyond it a number would arrive as infinity
+LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: beyond it a number would arrive as infinity
 _MANY_DIGITS = 400  # more than any float64 has
 _REQUIRED = "is required: the request has none and the deployment declares no default"
 
 _Number = float | bool | None
 _Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 _Entity = Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Requests as columns, ready for a model; rows with a problem are named beside.
-
-    Attributes
-    ----------
-    numbers
-        float64 (n, numbers), defaults filled in.
-    strings
-        object (n, strings), defaults filled in.
-    origins
-        uint8 (n, numbers + strings); None when every value came from its request.
-    problems
-        Row -> what is wrong with it; such a row must not be answered.
-    """
-
-    numbers: NDArray[np.float64]
-    strings: NDArray[np.object_]
-    origins: NDArray[np.uint8] | None
-    problems: dict[int, list[Problem]]
 
 
 class AcceptedFields:
@@ -89,6 +67,12 @@ class AcceptedFields:
         self._required = np.array([n not in optional for n in self.signature.numbers], dtype=np.bool_)
         self._text_defaults = [_text_default(deployment, n) for n in self.signature.strings]
         self._text_required = [n not in optional for n in self.signature.strings]
+        self.columns_of_champion = frozenset(
+            place
+            for place, name in enumerate((*self.signature.numbers, *self.signature.strings))
+            if any(name in signature.names for signature in signatures[:1])
+        )
+        """Places of what the champion takes."""
         kinds = [self._kinds[n] for n in self.signature.numbers]
         self._integers = np.array([k == "integer" for k in kinds], dtype=np.bool_)
         self._booleans = np.array([k == "boolean" for k in kinds], dtype=np.bool_)
@@ -144,13 +128,14 @@ class AcceptedFields:
         except ValueError:
             raise InvalidFieldsError(f"instance {index} is wrong", self.problems_of(instance, index)) from None
 
-    def convert_all(self, instances: Sequence[Any]) -> tuple[list[tuple[Any, ...]], Columns]:
-        """Values of all parsed instances of a batch, checked; the same as columns.
+    def convert_each(self, instances: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Values of all parsed instances of a batch, as far as their types go; absent ones may be filled in.
 
         Raises
         ------
         InvalidFieldsError
-            Every problem of every instance is told at once, with its index.
+            Every problem of every instance is told at once, with its index; also what :meth:`check_all` would say of
+            the others.
         """
         problems: list[Problem] = []
         rows: dict[int, tuple[Any, ...]] = {}
@@ -159,14 +144,28 @@ class AcceptedFields:
                 rows[index] = self.convert(instance, index)
             except InvalidFieldsError as error:
                 problems.extend(error.problems)
-        values, indices = list(rows.values()), list(rows)
-        columns = self.columns(values)
+        if problems:
+            self._refuse(self.columns(list(rows.values())), list(rows), problems)
+        return list(rows.values())
+
+    def check_all(self, rows: Sequence[tuple[Any, ...]], stored: Sequence[Stored | None] | None = None) -> Columns:
+        """Converted values of a batch as columns.
+
+        Raises
+        ------
+        InvalidFieldsError
+            Every problem of every instance, with its index.
+        """
+        columns = self.columns(rows, stored)
+        if columns.problems:
+            self._refuse(columns, range(len(rows)), [])
+        return columns
+
+    def _refuse(self, columns: Columns, indices: Sequence[int], problems: list[Problem]) -> NoReturn:
         for position, found in columns.problems.items():
             problems.extend(Problem(p.field, p.problem, indices[position]) for p in found)
-        if problems:
-            problems.sort(key=lambda p: p.index or 0)
-            raise InvalidFieldsError("the batch has invalid instances; none was answered", problems)
-        return values, columns
+        problems.sort(key=lambda p: p.index or 0)
+        raise InvalidFieldsError("the batch has invalid instances; none was answered", problems)
 
     def entities_of(self, rows: Sequence[tuple[Any, ...]]) -> list[str | None]:
         """The entities of decoded values, as text."""
@@ -174,26 +173,57 @@ class AcceptedFields:
             return [None] * len(rows)
         return [e if e is None or type(e) is str else str(e) for e in [row[-1] for row in rows]]
 
-    def columns(self, rows: Sequence[tuple[Any, ...]]) -> Columns:
-        """Decoded values of n requests as columns, absent ones filled with their defaults, all checked."""
+    def absent(self, row: tuple[Any, ...]) -> list[int]:
+        """Places, among numbers and then strings, that a request has no value for."""
+        width, some = self._width, self._width + self._texts
+        found = [place for place in range(width) if row[place] is _ABSENT_NUMBER]
+        return found + [place for place in range(width, some) if row[place] is _ABSENT_TEXT]
+
+    def kind_at(self, place: int) -> Kind:
+        """Kind of the feature at a place among numbers and then strings."""
+        return self._kinds[self.name_at(place)]
+
+    def name_at(self, place: int) -> str:
+        """Name of the feature at a place among numbers and then strings."""
+        return self.signature.numbers[place] if place < self._width else self.signature.strings[place - self._width]
+
+    def required_at(self, place: int) -> bool:
+        """Whether a request without a value at that place, and no stored one, is refused."""
+        if place < self._width:
+            return bool(self._required[place])
+        return self._text_required[place - self._width]
+
+    def columns(self, rows: Sequence[tuple[Any, ...]], stored: Sequence[Stored | None] | None = None) -> Columns:
+        """Decoded values of n requests as columns, absent ones filled with their defaults, all checked.
+
+        Parameters
+        ----------
+        stored
+            What a feature store did for each of the rows; None: nothing for any.
+        """
         width = self._width
         numbers = np.array([row[:width] for row in rows], dtype=np.float64).reshape(len(rows), width)
         problems: dict[int, list[Problem]] = {}
         absent = None
         # False where a number is too large, and where it is NaN: absent or missing
-        some_unknown = not (np.abs(numbers) <= _LARGEST).all()
+        some_unknown = not (np.abs(numbers) <= LARGEST).all()
         if some_unknown:
             absent = numbers.view(np.uint64) == _ABSENT_BITS
             self._note(problems, absent & self._required, _REQUIRED)
             numbers = np.where(absent, self._defaults, numbers)
-            self._note(problems, np.abs(numbers) > _LARGEST, f"is too large: at most {_LARGEST:.3g} in magnitude")
+            self._note(problems, np.abs(numbers) > LARGEST, f"is too large: at most {LARGEST:.3g} in magnitude")
         if self._whole.size:
             whole = numbers[:, self._whole]
             if self._some_boolean or (np.floor(whole) != whole).any():
                 self._check_whole(numbers, problems)
         strings, text_origins = self._strings(rows, problems)
         origins = self._origins(numbers, absent, text_origins) if some_unknown or text_origins is not None else None
-        return Columns(numbers, strings, origins, problems)
+        columns = Columns(numbers, strings, origins, problems)
+        if stored is None or not any(stored):
+            return columns
+        return with_stored(
+            columns, self._origins(numbers, absent, text_origins) if origins is None else origins, stored
+        )
 
     def _check_whole(self, numbers: NDArray[np.float64], problems: dict[int, list[Problem]]) -> None:
         known = ~np.isnan(numbers)

@@ -23,6 +23,7 @@
     │   ├── ModelRefusedError      a version that may not serve, with the reason
     │   ├── RegistryError          the registry does not answer
     │   └── PredictionError        a model failed on given rows
+    ├── FeatureStoreError          a feature store that cannot be opened; the message says what to do
     ├── LakeError                  the archive
     ├── StateError                 the SQL database of audit and evidence
     ├── ImportFileError            a file whose rows cannot be taken over (path, row, column)
@@ -154,6 +155,10 @@ class RegistryError(ModelError):
 
 class PredictionError(ModelError):
     """A model failed on the given rows."""
+
+
+class FeatureStoreError(ShadowError):
+    """A feature store that cannot be opened as it is declared; one that does not answer is an UnavailableError."""
 
 
 class LakeError(ShadowError):

@@ -80,6 +80,12 @@ class Origin(IntEnum):
     STORE = 1
     DEFAULT = 2
     MISSING = 3
+    FALLBACK = 4
+    """The default (or a missing value) because the store could not be asked."""
+
+
+NO_AGE = 2**32 - 1
+"""Stands where a value has no age: it does not come from a store."""
 
 
 class Status(IntEnum):

@@ -43,6 +43,7 @@ class Tag(IntEnum):
     RECEIVED = 13
     LABELS = 14
     RUNS = 15
+    AGES = 16
 
 
 class Form(IntEnum):
@@ -217,6 +218,9 @@ def _pack_events(batch: EventBatch) -> list[Column]:
         columns.append((9, _U8, _sized(batch.origins.tobytes(), expected, "origins")))
     if batch.sampled is not None:
         columns.append((10, _BITS, _sized(np.packbits(batch.sampled).tobytes(), (n + 7) // 8, "sampled")))
+    if batch.ages is not None:
+        wanted = 4 * n * (len(schema.numbers) + strings)
+        columns.append((16, _U32, _sized(batch.ages.tobytes(), wanted, "ages")))
     return columns
 
 
@@ -247,6 +251,7 @@ def _unpack_events(schema: EventSchema, reader: _Reader, n: int) -> EventBatch:
         scores=reader.array(Tag.SCORES, Form.FLOAT64, n, len(schema.outputs)),
         origins=reader.array(Tag.ORIGINS, Form.UINT8, n, width) if Tag.ORIGINS in reader else None,
         sampled=sampled,
+        ages=reader.array(Tag.AGES, Form.UINT32, n, width) if Tag.AGES in reader else None,
     )
 
 

@@ -36,6 +36,10 @@ class EventBatch:
         uint8 (n, numbers + strings), :class:`~shadow_mlops.domain.events.Origin`; None: all from the request.
     sampled
         bool (n,): rows in the deployment's sample; None: all.
+    ages
+        uint32 (n, numbers + strings): seconds between the event of a value in the feature store and its reading,
+        :data:`~shadow_mlops.domain.events.NO_AGE` elsewhere; a value that was too old to be used has its age and the
+        origin of what was used. None: no row has any.
     """
 
     schema: EventSchema
@@ -48,6 +52,7 @@ class EventBatch:
     scores: Floats
     origins: NDArray[np.uint8] | None = None
     sampled: NDArray[np.bool_] | None = None
+    ages: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         return len(self.request_ids)

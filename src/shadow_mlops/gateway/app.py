@@ -21,6 +21,7 @@ from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import ShadowError, UnavailableError
 from shadow_mlops.domain.events import EVENTS, OUTCOMES
 from shadow_mlops.eventlog.seam import EventLog
+from shadow_mlops.features.client import FeatureClient
 from shadow_mlops.gateway.champion import ChampionFollower
 from shadow_mlops.gateway.dataplane import DataPlane
 from shadow_mlops.gateway.forwarding import FORWARDED, ConsoleClient, Forwarder
@@ -30,6 +31,7 @@ from shadow_mlops.gateway.openapi import document, merged
 from shadow_mlops.gateway.outcomes import OutcomeIntake
 from shadow_mlops.gateway.predict import Predictor
 from shadow_mlops.gateway.status import describe_models
+from shadow_mlops.gateway.stored import StoredFeatures
 from shadow_mlops.httperrors import error_response, http_error_response
 from shadow_mlops.telemetry.metrics import Metrics
 
@@ -95,6 +97,8 @@ class Gateway:
         self.health = HealthChecks(
             data_dir, self.follower, self.predictor, refuse_without_log=deployment.log.on_failure == "refuse"
         )
+        self.stored = _stored_features(deployment, data_dir, metrics)
+        self.health.features = self.stored
         self._generation = metrics.serving_generation.labels(writer)
         self._swaps = metrics.model_swaps.labels("served")
         self.console = ConsoleClient(data_dir / "run" / "console.json")
@@ -114,6 +118,7 @@ class Gateway:
             else RateLimiter(limits.requests, limits.window_seconds, limits.table),
             max_body=limits.body_bytes,
             max_rows=limits.batch_rows,
+            stored=self.stored,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -121,6 +126,8 @@ class Gateway:
         """Load the champion, if one is published, and begin to follow it."""
         await self.follower.step()
         self._tasks = [asyncio.create_task(self.follower.follow()), asyncio.create_task(self._beat())]
+        if self.stored is not None:
+            self._tasks.append(asyncio.create_task(self.stored.client.follow()))
 
     async def stop(self) -> None:
         """Answer what was accepted, then seal the log."""
@@ -131,6 +138,9 @@ class Gateway:
         await self.console.close()
         await self.predictor.drain()
         self.predictor.publish()
+        if self.stored is not None:
+            self.stored.client.close()
+            self.stored.publish()
         self._events.close()
         self._outcomes.close()
 
@@ -146,9 +156,19 @@ class Gateway:
         ]
         while True:
             self.predictor.publish()
+            if self.stored is not None:
+                self.stored.publish()
             for beat in beats:
                 beat()
             await asyncio.sleep(BEAT_SECONDS)
+
+
+def _stored_features(deployment: Deployment, data_dir: Path, metrics: Metrics) -> StoredFeatures | None:
+    store = deployment.feature_store
+    if store is None:
+        return None
+    client = FeatureClient(data_dir / "run" / "features.json", timeout=store.timeout_ms / 1000)
+    return StoredFeatures(client, metrics, on_failure=store.on_failure)
 
 
 def _fastapi(

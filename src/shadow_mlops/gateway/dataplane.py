@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shadow_mlops.deployment.columns import Stored
 from shadow_mlops.domain.errors import (
     BodyTooLargeError,
     InvalidFieldsError,
@@ -28,6 +29,7 @@ from shadow_mlops.gateway.answers import Answer
 from shadow_mlops.gateway.limiter import RateLimiter
 from shadow_mlops.gateway.outcomes import OutcomeIntake
 from shadow_mlops.gateway.predict import Predictor
+from shadow_mlops.gateway.stored import StoredFeatures
 from shadow_mlops.gateway.transport import (
     ClientGoneError,
     Headers,
@@ -67,6 +69,8 @@ class DataPlane:
         Requests per client; None: unlimited.
     max_body, max_rows
         Bounds of a body, in bytes, and of a batch, in rows.
+    stored
+        Completes requests from a feature store; None: there is none.
     """
 
     def __init__(
@@ -79,8 +83,10 @@ class DataPlane:
         limiter: RateLimiter | None,
         max_body: int,
         max_rows: int,
+        stored: StoredFeatures | None = None,
     ) -> None:
         self._predictor = predictor
+        self._stored = stored
         self._outcomes = outcomes
         self._rest = rest
         self._metrics = metrics
@@ -136,8 +142,16 @@ class DataPlane:
         received = time.monotonic_ns()
         require_json(headers)
         body = await read_body(receive, headers, self._max_body)
-        values = self._predictor.served.fields.decode(body)
-        return 200, _encode(await self._predictor.submit(values, request_id, received))
+        fields = self._predictor.served.fields
+        values = fields.decode(body)
+        stored = None
+        if self._stored is not None and (entity := self._stored.wanted(fields, values)) is not None:
+            found = await self._stored.read(fields, entity)
+            if self._predictor.served.fields is not fields:  # another champion has come meanwhile
+                fields = self._predictor.served.fields
+                values = fields.decode(body)
+            values, stored = self._stored.fill(fields, values, found)
+        return 200, _encode(await self._predictor.submit(values, request_id, received, stored))
 
     async def _batch(self, headers: Headers, receive: Receive, request_id: str) -> tuple[int, bytes]:
         received = time.monotonic_ns()
@@ -147,13 +161,29 @@ class DataPlane:
         instances = _instances(body)
         if len(instances) > self._max_rows:
             raise BodyTooLargeError(f"the batch has {len(instances)} instances, at most {self._max_rows} are allowed")
-        rows, _ = fields.convert_all(instances)
-        answers = await self._answer_all(rows, request_id, received)
+        rows = fields.convert_each(instances)
+        stored: list[Stored | None] = [None] * len(rows)
+        if self._stored is not None:
+            wanted = [self._stored.wanted(fields, row) for row in rows]
+            found = await asyncio.gather(*[self._stored.read(fields, each) for each in wanted if each is not None])
+            if self._predictor.served.fields is not fields:
+                fields = self._predictor.served.fields
+                rows = fields.convert_each(instances)
+            places = [place for place, each in enumerate(wanted) if each is not None]
+            for place, row in zip(places, found, strict=True):
+                rows[place], stored[place] = self._stored.fill(fields, rows[place], row)
+        fields.check_all(rows, stored)
+        answers = await self._answer_all(rows, stored, request_id, received)
         self._metrics.requests.labels("/predict/batch", "200").inc()
         return 200, _encode({"predictions": answers})
 
-    async def _answer_all(self, rows: list[tuple[Any, ...]], request_id: str, received: int) -> list[Answer]:
-        futures = [self._predictor.submit(row, f"{request_id[:100]}-{i}", received) for i, row in enumerate(rows)]
+    async def _answer_all(
+        self, rows: list[tuple[Any, ...]], stored: list[Stored | None], request_id: str, received: int
+    ) -> list[Answer]:
+        futures = [
+            self._predictor.submit(row, f"{request_id[:100]}-{i}", received, each)
+            for i, (row, each) in enumerate(zip(rows, stored, strict=True))
+        ]
         results = await asyncio.gather(*futures, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):

@@ -11,6 +11,7 @@ import msgspec
 
 from shadow_mlops.gateway.champion import ChampionFollower
 from shadow_mlops.gateway.predict import Predictor
+from shadow_mlops.gateway.stored import StoredFeatures
 
 Status: TypeAlias = Literal["ok", "degraded", "down"]
 STALE_SECONDS = 15.0  # every process writes its word each second or so; three missed polls of a probe are no accident
@@ -42,6 +43,8 @@ class HealthChecks:
         self._predictor = predictor
         self._refuse = refuse_without_log
         self.draining = False
+        self.features: StoredFeatures | None = None
+        """None: the deployment has no feature store."""
 
     def ready(self) -> bool:
         """True when this worker can answer predictions."""
@@ -62,7 +65,8 @@ class HealthChecks:
         return overall, checks
 
     def _checks(self) -> Mapping[str, Callable[[], Check]]:
-        return {
+        stored = {} if self.features is None else {"feature_store": self._feature_store}
+        return stored | {
             "champion": self._champion,
             "event_log": self._log,
             "registry": lambda: self._word(self._run / "resolver.json", "aliases are not being followed"),
@@ -89,6 +93,19 @@ class HealthChecks:
         if failure is None:
             return Check("ok", "writable")
         return Check("down" if self._refuse else "degraded", f"cannot be written: {failure}")
+
+    def _feature_store(self) -> Check:
+        word = _read(self._run / "features.json")
+        client = self.features.client if self.features is not None else None
+        if client is None or word is None or word.get("status") != "ok":
+            return Check("degraded", str((word or {}).get("detail") or "the feature process is not ready"))
+        if client.state != "closed":
+            return Check("degraded", "reads fail: requests without features get what the deployment declares for that")
+        return (
+            Check("ok", f"{len(client.names or ())} features")
+            if client.connected
+            else Check("degraded", "not connected")
+        )
 
     def _deployment(self) -> Check:
         word = _read(self._run / "deployment.json")

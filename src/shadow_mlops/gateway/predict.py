@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from shadow_mlops.deployment.fields import Columns
+from shadow_mlops.deployment.columns import Columns, Stored
 from shadow_mlops.deployment.sampling import in_canary, in_sample
 from shadow_mlops.domain.errors import InvalidFieldsError, LogError, UnavailableError
 from shadow_mlops.eventlog.records import EventBatch
@@ -33,12 +33,13 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Rows:
-    """Requests waiting for their answers, as columns: appending to four lists is cheaper than making an object each."""
+    """Requests waiting for their answers, as columns: appending to five lists is cheaper than making an object each."""
 
     values: list[tuple[Any, ...]] = field(default_factory=list)
     request_ids: list[str] = field(default_factory=list)
     received_ns: list[int] = field(default_factory=list)
     answers: list[asyncio.Future[Answer]] = field(default_factory=list)
+    stored: list[Stored | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -55,7 +56,7 @@ class Rows:
         return rest
 
     def _columns(self) -> tuple[list[Any], ...]:
-        return self.values, self.request_ids, self.received_ns, self.answers
+        return self.values, self.request_ids, self.received_ns, self.answers, self.stored
 
     def fail(self, error: Exception) -> None:
         """Tell all clients."""
@@ -164,7 +165,9 @@ class Predictor:
             self._ok.inc(len(latencies))
         self._detached.publish(self._served)
 
-    def submit(self, values: tuple[Any, ...], request_id: str, received_ns: int) -> asyncio.Future[Answer]:
+    def submit(
+        self, values: tuple[Any, ...], request_id: str, received_ns: int, stored: Stored | None = None
+    ) -> asyncio.Future[Answer]:
         """Queue decoded values for this tick's run.
 
         Parameters
@@ -173,6 +176,8 @@ class Predictor:
             As ``served.fields`` decoded them in this tick.
         received_ns
             ``time.monotonic_ns()`` when the request arrived.
+        stored
+            What a feature store did for it.
         """
         if not self._scheduled:
             self._schedule()
@@ -182,6 +187,7 @@ class Predictor:
         pending.request_ids.append(request_id)
         pending.received_ns.append(received_ns)
         pending.answers.append(answer)
+        pending.stored.append(stored)
         return answer
 
     def _schedule(self) -> None:
@@ -207,7 +213,7 @@ class Predictor:
             self._schedule()
 
     def _run(self, served: Served, rows: Rows) -> None:
-        columns = served.fields.columns(rows.values)
+        columns = served.fields.columns(rows.values, rows.stored)
         if columns.problems:
             rows, columns = _without_problems(rows, columns)
             if not rows:
@@ -283,6 +289,7 @@ class Predictor:
             strings=columns.strings,
             scores=scores,
             origins=columns.origins,
+            ages=columns.ages,
             sampled=None
             if self._sample >= 1.0
             else in_sample(served.schema.deployment, entities, rows.request_ids, self._sample),

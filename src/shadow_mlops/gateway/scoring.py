@@ -8,7 +8,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from shadow_mlops.deployment.fields import Columns
+from shadow_mlops.deployment.columns import Columns
 from shadow_mlops.domain.errors import PredictionError, UnavailableError
 from shadow_mlops.gateway.champion import Served
 
@@ -120,4 +120,5 @@ def score(served: Served, columns: Columns) -> tuple[NDArray[np.float64], dict[i
 def take_columns(columns: Columns, keep: list[int]) -> Columns:
     """Some of the rows."""
     origins = None if columns.origins is None else columns.origins[keep]
-    return Columns(columns.numbers[keep], columns.strings[keep], origins, {})
+    ages = None if columns.ages is None else columns.ages[keep]
+    return Columns(columns.numbers[keep], columns.strings[keep], origins, {}, ages)

@@ -20,6 +20,7 @@ _TYPES = {
     pa.int64(): "BIGINT",
     pa.int32(): "INTEGER",
     pa.uint8(): "UTINYINT",
+    pa.uint32(): "UINTEGER",
     pa.float64(): "DOUBLE",
     pa.bool_(): "BOOLEAN",
     pa.string(): "VARCHAR",

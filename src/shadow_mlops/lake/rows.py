@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from shadow_mlops.domain.events import EventSchema
+from shadow_mlops.domain.events import NO_AGE, EventSchema
 from shadow_mlops.eventlog.records import NO_TIME, EventBatch, Floats, OutcomeBatch
 from shadow_mlops.eventlog.seam import Frame
 from shadow_mlops.lake.decisions import decide
@@ -126,6 +126,7 @@ def _events(schema: EventSchema, key: str, frames: Sequence[Frame]) -> pa.Table:
         "label": label,
         "scores": score_lists(scores),
         "origins": _origins(batches, n),
+        "ages": _ages(batches, n),
     }
     fixed = pa.table({name: columns[name] for name in EVENTS.names}, schema=EVENTS)
     return _with_features(fixed, schema, batches)
@@ -151,6 +152,19 @@ def _origins(batches: Sequence[EventBatch], n: int) -> pa.Array:
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
     values = pa.array(np.concatenate(parts).reshape(-1))
     return pa.ListArray.from_arrays(offsets, values, mask=pa.array(absent) if absent.any() else None)
+
+
+def _ages(batches: Sequence[EventBatch], n: int) -> pa.Array:
+    if all(batch.ages is None for batch in batches):
+        return pa.nulls(n, pa.list_(pa.uint32()))
+    width = len(batches[0].schema.numbers) + len(batches[0].schema.strings)
+    absent = np.repeat([batch.ages is None for batch in batches], [len(batch) for batch in batches])
+    parts = [np.full((len(b), width), NO_AGE, np.uint32) if b.ages is None else b.ages for b in batches]
+    flat = np.concatenate(parts).reshape(-1)
+    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
+    return pa.ListArray.from_arrays(
+        offsets, pa.array(flat, mask=flat == NO_AGE), mask=pa.array(absent) if absent.any() else None
+    )
 
 
 def _sampled(batch: EventBatch) -> NDArray[np.bool_]:

@@ -37,6 +37,8 @@ EVENTS = pa.schema(
             "origins",
             pa.list_(pa.uint8()),
         ),  # per feature as the schema orders them, numbers first; null: all from the request
+        # as origins: seconds since the event of a stored value, null where there is none; null: no value has one
+        ("ages", pa.list_(pa.uint32())),
     ]
 )
 RESULTS = pa.schema(

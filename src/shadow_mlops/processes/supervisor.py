@@ -99,6 +99,8 @@ class Supervisor:
         fd = self._listener.fileno()
         self._add(Member("gateway", "shadow_mlops.processes.gateway", [str(fd)], [fd]))
         self._add(Member("monitor", "shadow_mlops.processes.monitor", []))
+        if load_deployment(self._settings.deployment_file).feature_store is not None:
+            self._add(Member("features", "shadow_mlops.processes.features", []))
         tasks = [asyncio.create_task(self._announce())]
         if self._watch:
             tasks.append(asyncio.create_task(self._reload(self._settings.deployment_file.resolve())))

@@ -90,6 +90,11 @@ class Metrics:
     process_restarts: Counter
     detached_calls: Counter
     detached_breaker: Gauge
+    feature_reads: Counter
+    feature_read_seconds: Histogram
+    feature_breaker: Gauge
+    feature_values_expired: Counter
+    feature_values_unusable: Counter
 
 
 def _reserve(directory: Path, identity: str) -> None:
@@ -282,6 +287,21 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
         ),
         detached_breaker=gauge(
             "shadow_detached_breaker_open", "1 while such calls are not even tried, 0.5 on trial.", ("model", "version")
+        ),
+        feature_reads=counter(
+            "shadow_feature_reads_total",
+            "Reads of the feature store for requests: ok, timeout, error, busy, open (not even tried).",
+            ("result",),
+        ),
+        feature_read_seconds=histogram(
+            "shadow_feature_read_seconds", "What such a read added to its request.", (), LATENCY_BUCKETS
+        ),
+        feature_breaker=gauge("shadow_feature_breaker_open", "1 while the store is not even asked, 0.5 on trial."),
+        feature_values_expired=counter(
+            "shadow_feature_values_expired_total", "Stored values that were older than their TTL, and not used."
+        ),
+        feature_values_unusable=counter(
+            "shadow_feature_values_unusable_total", "Stored values of a type or size that the model cannot take."
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import pyarrow.compute as pc
 import yaml
@@ -30,7 +31,9 @@ def typical_values(data: Dataset) -> dict[str, Default]:
     return found
 
 
-def deployment_text(name: str, data: Dataset, *, defaults: Mapping[str, Default]) -> str:
+def deployment_text(
+    name: str, data: Dataset, *, defaults: Mapping[str, Default], feature_repo: Path | None = None
+) -> str:
     """Text of a deployment file for a model trained on the data.
 
     Parameters
@@ -39,6 +42,8 @@ def deployment_text(name: str, data: Dataset, *, defaults: Mapping[str, Default]
         Registered model.
     defaults
         Feature -> value where request and store have none; None declares that it may be missing.
+    feature_repo
+        Feast repository whose features fill in what a request lacks.
     """
     parts: list[dict[str, object]] = [{"name": name}, {"task": data.task}]
     if data.positive is not None:
@@ -49,6 +54,8 @@ def deployment_text(name: str, data: Dataset, *, defaults: Mapping[str, Default]
         parts.append({"features": {feature: {"default": value} for feature, value in defaults.items()}})
     if data.task == "binary":
         parts.append({"decision": {"threshold": 0.5, "tiers": _TIERS}})
+    if feature_repo is not None:
+        parts.append({"feature_store": {"kind": "feast", "path": str(feature_repo)}})
     unused = ", ".join(column for column in data.dropped if column != data.entity)
     if unused:
         parts.append({"unknown_fields": "ignore"})

@@ -12,9 +12,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from shadow_mlops.breaker import Breaker
 from shadow_mlops.domain.errors import UnavailableError
 from shadow_mlops.models.runtimes import Tally
-from shadow_mlops.models.runtimes.breaker import Breaker
 
 log = structlog.get_logger()
 

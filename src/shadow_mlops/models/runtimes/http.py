@@ -13,11 +13,11 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
+from shadow_mlops.breaker import Breaker
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.models.endpoint import Endpoint, read_endpoint
 from shadow_mlops.models.outputs import OutputsError
 from shadow_mlops.models.runtimes import Tally
-from shadow_mlops.models.runtimes.breaker import Breaker
 from shadow_mlops.models.runtimes.detached import CallError, Calls, RowsRefusedError
 from shadow_mlops.models.runtimes.inference import request_of, scores_in
 

@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shadow_mlops.breaker import Breaker
 from shadow_mlops.domain.errors import ModelRefusedError
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.models.outputs import OutputsError, in_order, scores_of
 from shadow_mlops.models.permission import permitted_python
 from shadow_mlops.models.runtimes import Tally, without_none
-from shadow_mlops.models.runtimes.breaker import Breaker
 from shadow_mlops.models.runtimes.detached import CallError, Calls, RowsRefusedError
 from shadow_mlops.models.runtimes.pyfunc_process import ModelProcess, message_of
 
