@@ -90,8 +90,8 @@ def row(tenure: int, plan: str = "basic", charge: float | None = 1.5, gender: st
 
 def test_online_reads_are_the_newest_in_the_order_asked(build: Build):
     store = build([
-        ("a", NOW - 2 * DAY_US, row(1)), ("a", NOW - DAY_US, row(2, "premium")), ("b", NOW - DAY_US, row(3, charge=None)),
-        ("old", NOW - 100 * DAY_US, row(4)),
+        ("a", NOW - 2 * DAY_US, row(1)), ("a", NOW - DAY_US, row(2, "premium")),
+        ("b", NOW - DAY_US, row(3, charge=None)), ("old", NOW - 100 * DAY_US, row(4)),
     ])  # fmt: skip
     found = store.online([*NAMES, "unheard"], ["b", "nobody", "a", "b", "old"])
     assert found.names == (*NAMES, "unheard")
@@ -135,7 +135,8 @@ def test_history_is_as_of_each_time_in_the_order_and_count_asked(build: Build):
     ]
     found = store.history(["tenure", "gender"], [key for key, _ in asked], [moment for _, moment in asked])
     assert found.values == [
-        [10, "male"], [30, "male"], [None, "male"], [21, "male"], [30, "male"], [None, None], [None, None], [30, "male"],
+        [10, "male"], [30, "male"], [None, "male"], [21, "male"],
+        [30, "male"], [None, None], [None, None], [30, "male"],
     ]  # fmt: skip
     assert store.history(NAMES, [], []).values == []
 
@@ -188,7 +189,7 @@ def test_no_value_of_the_future_is_ever_read_through_feast(tmp_path: Path, seed:
 
 
 def test_what_is_wrong_with_a_repository_is_said(tmp_path: Path):
-    with pytest.raises(FeatureStoreError, match="feature_store.yaml"):
+    with pytest.raises(FeatureStoreError, match=r"feature_store\.yaml"):
         FeastFeatures(tmp_path, "customer_id")
     (tmp_path / "feature_store.yaml").write_text(REPOSITORY)
     with pytest.raises(FeatureStoreError, match="feast apply"):

@@ -14,6 +14,7 @@ from shadow_mlops.cli import (
     doctor,
     drift,
     events,
+    features,
     gate,
     gateway,
     models,
@@ -47,6 +48,7 @@ models.app.command("register-remote")(remote.register_remote)
 app.add_typer(models.app, name="models")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(events.app, name="events")
+app.add_typer(features.app, name="features")
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
 
