@@ -122,6 +122,7 @@ verify: $(INSTALLED_DEV) ## slow tests, long faults and benchmarks (some hours);
 	@$(BIN)/python -m pytest -s tests/chaos/test_switching.py --duration 600
 	@$(BIN)/python -m pytest -s tests/chaos/test_gate_live.py --seeds 20
 	@$(BIN)/python -m pytest -s tests/chaos/test_gate_kill.py --kills 50
+	@$(BIN)/python -m pytest -s tests/chaos/test_feature_hang.py --keyed 1000 --hang 30
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench --write; done
 
 .PHONY: docker-build
