@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ log = structlog.get_logger()
 
 WORD = "features.json"
 """In ``<data-dir>/run``."""
-_NICE = 5
+_SWITCH_SECONDS = 0.0005
 _LOOK_SECONDS = 0.2
 _LONGEST_PATH = 100  # a Unix socket's address has 108 bytes, on macOS 104
 
@@ -63,7 +64,8 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
     lifetime = Lifetime(parent)
     word = settings.data_dir / "run" / WORD
     with only_one(settings.data_dir / "run" / "features.lock", "the feature process"):
-        os.nice(_NICE)
+        # The loop that takes questions would wait 5 ms, Python's default, for each turn of a thread that reads.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         deployment = load_deployment(settings.deployment_file)
         server = FeatureServer(lambda: open_store(deployment, settings.deployment_file))
         try:
