@@ -21,6 +21,7 @@ from shadow_mlops.cli import (
     outcomes,
     remote,
     replay,
+    retrain,
     traffic,
     up,
 )
@@ -49,6 +50,7 @@ app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(events.app, name="events")
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
+app.add_typer(retrain.app, name="retrain")
 
 
 def main() -> None:
