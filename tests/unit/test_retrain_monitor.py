@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
+from tests.driftlogs import RecordedLog, fold_of, put_reference, traffic
 
 from retrainchecks import DAY_US, report, rule
-from shadow_mlops.deployment import parse_deployment
+from shadow_mlops.deployment import load_deployment, parse_deployment
 from shadow_mlops.domain.errors import SettingsError, StateError
 from shadow_mlops.drift.livereport import ReferenceInForce
+from shadow_mlops.drift.livereporting import live_report
+from shadow_mlops.drift.livestate import read_state
 from shadow_mlops.durable import replace_durably
 from shadow_mlops.monitor.retraining import Retraining
 from shadow_mlops.processes.retraining import action_of, open_orders, open_retraining
+from shadow_mlops.processes.rollout import state_of
 from shadow_mlops.processes.settings import load_settings
+from shadow_mlops.processes.spawn import start
+from shadow_mlops.retraining.recording import watched
 from shadow_mlops.state import open_state, triggers, upgrade
-from shadow_mlops.telemetry.metrics import open_metrics
+from shadow_mlops.telemetry.metrics import merged_samples, open_metrics
 from system import wait_for
 
 
@@ -177,3 +184,55 @@ def test_the_file_names_the_action_and_without_one_nothing_is_watched(tmp_path):
     assert action_of(*wired(tmp_path, "{webhook: 'https://u:p@h:8/x?t=1'}")).shown == "POST to https://h:8"
     with pytest.raises(SettingsError, match="GITHUB_API_URL"):
         load_settings(github_api_url="api.github.com")
+
+
+def test_a_real_monitor_that_is_killed_runs_the_command_once(tmp_path):
+    script = (
+        f"echo begin >> {tmp_path}/runs; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo end >> {tmp_path}/runs"
+    )
+    (tmp_path / "shadow.yaml").write_text(f"name: churn\nretrain: {{action: {{command: [sh, -c, '{script}']}}}}\n")
+    settings = load_settings(data_dir=tmp_path / "data", deployment_file=tmp_path / "shadow.yaml")
+    state = state_of(settings)
+    key = open_orders(settings, load_deployment(settings.deployment_file), state).order(who="ada", reason="prices").key
+    first = start("shadow_mlops.processes.monitor", settings)
+    second = None
+    try:
+        wait_for((tmp_path / "runs").exists, "the command begins")
+        first.kill()
+        first.wait()
+        assert triggers.recent(state, "churn")[0].state == "running"
+        second = start("shadow_mlops.processes.monitor", settings)
+        wait_for((tmp_path / "data" / "run" / "drift.json").exists, "the new monitor works")
+        (tmp_path / "go").touch()
+        wait_for(lambda: triggers.recent(state, "churn")[0].state == "done", "it is done")
+    finally:
+        (tmp_path / "go").touch()
+        for process in (first, second):
+            if process is not None:
+                process.terminate()
+                process.wait(30)
+    (found,) = triggers.recent(state, "churn")
+    assert (found.key, found.attempts, found.who) == (key, 1, "ada")
+    assert (tmp_path / "runs").read_text().split() == ["begin", "end"]
+    samples = merged_samples(settings.data_dir / "run" / "metrics")
+    assert samples["shadow_retrain_triggers_total", (("kind", "person"),)] == 1
+    assert samples["shadow_retrain_running", ()] == 0
+
+
+@pytest.mark.parametrize(("age", "fired"), [(0.0, 0), (1.5, 1)])
+def test_live_drift_of_recorded_traffic_fires_once_and_quiet_traffic_never(tmp_path, age, fired):
+    put_reference(tmp_path)
+    log = RecordedLog()
+    traffic(log, np.arange(0.0, 60.0, 0.5))
+    traffic(log, np.arange(60.0, 300.0, 0.5), seed=2, age=age)
+    fold = fold_of(log, tmp_path, read_state(tmp_path / "none", deployment="d", bucket_us=1_000_000))
+    bench = Bench(tmp_path, interval_us=10_000_000, deployment="d")
+    for part in np.linspace(0.05, 1.0, 40):
+        log.show(part)
+        fold.read()
+        bench.see(live_report(fold, created=""))
+    fold.close()
+    found = triggers.recent(bench.state, "d")
+    assert len(found) == fired
+    assert all(each.details["features"] == ["age"] and each.details["version"] == "v1" for each in found)
+    assert (watched(bench.state, "d").episode is not None) == bool(fired)
