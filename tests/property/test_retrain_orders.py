@@ -13,13 +13,13 @@ from shadow_mlops.retraining.trigger import Watch, due, held_back, step
 
 VERDICTS = st.sampled_from(["drifted", "drifted", "drifted", "between", "calm", "undecided"])
 CHECKS = st.lists(
-    st.tuples(VERDICTS, st.integers(1, 30), st.sampled_from(["a", "a", "a", "a", "b"])), max_size=60
+    st.tuples(VERDICTS, st.integers(1, 12), st.sampled_from(["a", "a", "a", "a", "b"])), min_size=20, max_size=80
 )  # verdict, hours since the one before, reference
 RULES = st.builds(
     rule,
-    interval_us=st.sampled_from([HOUR_US, 6 * HOUR_US, DAY_US]),
-    windows=st.integers(1, 4),
-    cool_down_us=st.sampled_from([0, 5 * HOUR_US, 40 * HOUR_US]),
+    interval_us=st.sampled_from([HOUR_US, HOUR_US, 6 * HOUR_US]),
+    windows=st.integers(1, 3),
+    cool_down_us=st.sampled_from([0, 9 * HOUR_US, 40 * HOUR_US]),
     daily_budget=st.integers(1, 3),
 )
 
