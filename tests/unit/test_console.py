@@ -13,12 +13,20 @@ from structlog.testing import capture_logs
 
 from shadow_mlops.console import Answer, Console
 from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError, UnavailableError
+from shadow_mlops.retraining.ordering import Ordered
 from shadow_mlops.rollout import CanaryChange, Followed, Status, Switch
 from shadow_mlops.state import audit, open_state, upgrade
 
 TOKEN = "s3cret-of-operators"
 OPERATOR = {"Authorization": f"Bearer {TOKEN}"}
-GUARDED = [("GET", "/shadow/logs"), ("GET", "/audit"), ("POST", "/promote"), ("POST", "/rollback"), ("POST", "/canary")]
+GUARDED = [
+    ("GET", "/shadow/logs"),
+    ("GET", "/audit"),
+    ("POST", "/promote"),
+    ("POST", "/rollback"),
+    ("POST", "/canary"),
+    ("POST", "/retrain"),
+]
 
 
 class Compared(msgspec.Struct):
@@ -34,6 +42,16 @@ def switch(action, version):
     followed = Followed(served=True, gateway=True, seconds=0.4, detail="served by 1 worker after 0.40 s")
     roles = Status(model="churn", champion=version, previous="1", challengers={"challenger": "1"})
     return Switch(action=action, from_version="1", to_version=version, roles=roles, followed=followed, audit_id=7)
+
+
+class Retrains:
+    """Takes orders to retrain."""
+
+    def __init__(self, running):
+        self.running = running
+
+    def order(self, **more):
+        return self.running.note("retrain", more, Ordered(key="retrain-1", state="pending", action="make retrain"))
 
 
 class Running:
@@ -52,6 +70,7 @@ class Running:
             drift=Answer(lambda *given: self.note("drift", given, Page([], "d")), Page),
             logs=Answer(lambda *given: self.note("logs", given, Page([{"event_id": 1}], "n")), Page),
             rollout=self,
+            retrain=Retrains(self),
             state=self.state,
             intake=self,
             max_body=1000,
@@ -135,6 +154,28 @@ def test_a_promotion_is_ordered_with_its_reason_and_by_whom(running):
     ]
     assert running.call("POST", "/rollback", json={}, headers=OPERATOR).json()["action"] == "rollback"
     assert TOKEN not in str(running.asked)
+
+
+def test_retraining_is_ordered_with_its_reason_and_by_whom(running):
+    headers = {**OPERATOR, "X-Request-ID": "abc", "X-Forwarded-For": "10.0.0.9"}
+    response = running.call("POST", "/retrain", json={"reason": "prices", "force": True}, headers=headers)
+    assert response.status_code == 202
+    assert response.json() == {"key": "retrain-1", "state": "pending", "action": "make retrain", "notes": []}
+    details = {"via": "http", "request_id": "abc"}
+    expected = {"reason": "prices", "force": True, "who": "operator@10.0.0.9", "details": details}
+    assert running.asked == [("retrain", expected)]
+    running.fails = ConflictError("retraining retrain-0 is running already")
+    response = running.call("POST", "/retrain", json={}, headers=OPERATOR)
+    assert (response.status_code, error(response)["code"]) == (409, "conflict")
+    assert running.call("POST", "/retrain", json={"now": 1}, headers=OPERATOR).status_code == 422
+
+
+def test_the_document_shows_how_to_retrain(running):
+    document = running.call("GET", "/openapi.json").json()
+    route = document["paths"]["/retrain"]["post"]
+    assert route["requestBody"]["content"]["application/json"]["example"]["reason"]
+    assert {"202", "401", "409", "422"} <= set(route["responses"])
+    assert set(document["components"]["schemas"]["RetrainOrder"]["properties"]) == {"reason", "force"}
 
 
 BAD_BODIES = [
@@ -270,6 +311,7 @@ def test_the_document_describes_every_answer(running):
         "/promote",
         "/rollback",
         "/canary",
+        "/retrain",
         "/events",
     }
     text = msgspec.json.encode(document).decode()

@@ -89,6 +89,18 @@ def test_a_name_alone_gives_the_documented_defaults():
         ("name: churn\ndrift:\n  one_row_per_entity: true\n", 3, ["one_row_per_entity", "entity"]),
         ("name: [churn\n", 2, ["YAML"]),
         ("name: churn\ncanary: {steps: [0.5, 0.1]}\n", 2, ["ascend"]),
+        (
+            "name: churn\nretrain:\n  action:\n    command: [make]\n    webhook: http://h/x\n",
+            5,
+            ["command and webhook", "name one"],
+        ),
+        ("name: churn\nretrain:\n  action: {command: []}\n", 3, ["command", "empty"]),
+        ("name: churn\nretrain:\n  action: {command: make}\n", 3, ["retrain.action.command"]),
+        ("name: churn\nretrain:\n  action:\n    webhook: ftp://h/x\n", 4, ["webhook", "http"]),
+        ("name: churn\nretrain:\n  action:\n    github: https://github.com/a/b\n", 4, ["OWNER/REPO"]),
+        ("name: churn\nretrain:\n  windows: 3\n  on: all\n", 4, ["retrain.on", "known: any, features, scores"]),
+        ("name: churn\nretrain: {hysteresis: 1.5}\n", 2, ["retrain.hysteresis", "<= 1"]),
+        ("name: churn\nretrain: {timeout: 0}\n", 2, ["retrain.timeout"]),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_what_to_do(text: str, line: int, words: list[str]):
@@ -96,6 +108,12 @@ def test_a_mistake_is_told_with_its_line_and_what_to_do(text: str, line: int, wo
         parse_deployment(text, path="d.yaml")
     assert str(caught.value).startswith(f"d.yaml:{line}: "), str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_bare_word_is_a_key_also_where_yaml_takes_it_for_a_truth_value():
+    found = parse_deployment("name: churn\nfeatures: {yes: {default: yes}}\nretrain: {on: scores}\n")
+    assert found.retrain.on == "scores"
+    assert found.features["yes"].default is True
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just text"])

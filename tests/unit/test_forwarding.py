@@ -226,7 +226,9 @@ def test_the_rate_limit_stands_in_front(tmp_path, console, url):
     assert len(console.seen) == 2
 
 
-@pytest.mark.parametrize("path", ["/shadow/logs", "/shadow/", "/drift", "/promote", "/rollback", "/audit", "/events"])
+@pytest.mark.parametrize(
+    "path", ["/shadow/logs", "/shadow/", "/drift", "/promote", "/rollback", "/retrain", "/audit", "/events"]
+)
 def test_these_paths_are_the_consoles(path):
     assert FORWARDED.fullmatch(path)
 

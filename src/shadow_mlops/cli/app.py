@@ -22,6 +22,7 @@ from shadow_mlops.cli import (
     outcomes,
     remote,
     replay,
+    retrain,
     traffic,
     up,
 )
@@ -51,6 +52,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(features.app, name="features")
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
+app.add_typer(retrain.app, name="retrain")
 
 
 def main() -> None:

@@ -18,10 +18,11 @@ from starlette.types import ASGIApp
 
 from shadow_mlops import __version__
 from shadow_mlops.access import check
-from shadow_mlops.console.bodies import CanaryOrder, Promotion, Rollback, read_bytes, read_json
+from shadow_mlops.console.bodies import CanaryOrder, Promotion, RetrainOrder, Rollback, read_bytes, read_json
 from shadow_mlops.console.errors import RequestIds, add_error_handlers
 from shadow_mlops.console.openapi import document, events_body, json_body, responses
 from shadow_mlops.domain.errors import ConflictError, InvalidFieldsError, UnavailableError
+from shadow_mlops.retraining.ordering import Ordered
 from shadow_mlops.rollout import CanaryAction, CanaryChange, Switch
 from shadow_mlops.state import audit
 
@@ -59,6 +60,13 @@ class Switching(Protocol):
         """See there."""
 
 
+class Retraining(Protocol):
+    """What ``POST /retrain`` needs of :class:`~shadow_mlops.retraining.ordering.RetrainOrders`."""
+
+    def order(self, *, who: str, reason: str, force: bool, details: dict[str, Any]) -> Ordered:
+        """See there."""
+
+
 class Taking(Protocol):
     """What ``POST /events`` needs of the intake."""
 
@@ -85,6 +93,8 @@ class Console:
         ``(limit, after) -> `` a page of the recorded pairs.
     rollout
         Promotes and rolls back.
+    retrain
+        Takes orders to retrain.
     state
         Database with the audit trail.
     intake
@@ -103,6 +113,7 @@ class Console:
         drift: Answer,
         logs: Answer,
         rollout: Switching,
+        retrain: Retraining,
         state: Engine,
         intake: Taking,
         max_body: int,
@@ -115,6 +126,7 @@ class Console:
         self._drift = drift
         self._logs = logs
         self._rollout = rollout
+        self._retrain = retrain
         self._state = state
         self._intake = intake
         self._max_body = max_body
@@ -139,6 +151,7 @@ class Console:
         self._add_drift()
         self._add_trail()
         self._add_operating()
+        self._add_retraining()
         self._add_taking()
         self.asgi: ASGIApp = RequestIds(self.application)
 
@@ -301,6 +314,22 @@ class Console:
                 self._rollout.canaries.order, body.action, body.role, reason=body.reason, **_origin(request)
             )
             return _json(await self._operate(order))
+
+    def _add_retraining(self) -> None:
+        @self.application.post(
+            "/retrain",
+            status_code=202,
+            tags=["drift"],
+            summary="Retrain now",
+            dependencies=self._guarded,
+            responses=responses(202, "Retraining", 400, 401, 409, 413, 415),
+            openapi_extra=json_body("RetrainOrder", {"reason": "new price list since Monday"}),
+        )
+        async def retrain(request: Request) -> Response:
+            """The monitor runs what `retrain.action` names, whatever cool-down and budget say; 409 while one runs."""
+            body = await read_json(request, RetrainOrder, self._max_body)
+            order = partial(self._retrain.order, reason=body.reason, force=body.force, **_origin(request))
+            return _json(await self._run(self._trail, order), 202)
 
     def _add_taking(self) -> None:
         @self.application.post(

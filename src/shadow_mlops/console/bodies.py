@@ -42,6 +42,13 @@ class CanaryOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Reason = ""
 
 
+class RetrainOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of ``POST /retrain``."""
+
+    reason: Reason = ""
+    force: Annotated[bool, msgspec.Meta(description="Queue it though another retraining runs or waits.")] = False
+
+
 _T = TypeVar("_T")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
-from shadow_mlops.console.bodies import CanaryOrder, Promotion, Rollback
+from shadow_mlops.console.bodies import CanaryOrder, Promotion, RetrainOrder, Rollback
 from shadow_mlops.console.reported import ReportedEvent
+from shadow_mlops.retraining.ordering import Ordered
 from shadow_mlops.rollout import CanaryChange, Switch
 from shadow_mlops.state.audit import Entries
 
@@ -88,6 +89,8 @@ def document(app: FastAPI, answers: Mapping[str, Any]) -> dict[str, Any]:
         "Switch": Switch,
         "CanaryOrder": CanaryOrder,
         "CanaryChange": CanaryChange,
+        "RetrainOrder": RetrainOrder,
+        "Retraining": Ordered,
         "AuditTrail": Entries,
         "ReportedEvent": ReportedEvent,
     }

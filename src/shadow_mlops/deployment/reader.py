@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,12 +12,23 @@ import msgspec
 import yaml
 
 from shadow_mlops.deployment.gates import Refuse, check_gate
+from shadow_mlops.deployment.retrains import check_retrain
 from shadow_mlops.domain.deployment import Deployment, Duration, FeatureSpec, Fraction, Positive, Size
 from shadow_mlops.domain.errors import DeploymentError
 
 _AT = re.compile(r" - at `(key in )?\$(?P<path>.*)`$")
 _STEP = re.compile(r"\.([A-Za-z_0-9\-]+)|\[(\d+|\.\.\.)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`")
+
+
+class _Loader(yaml.SafeLoader):
+    """Keys are words: YAML 1.1 takes a bare ``on``, ``yes`` or ``no`` for a truth value, also where it is a key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 def load_deployment(path: Path) -> Deployment:
@@ -61,7 +72,7 @@ def parse_deployment(text: str, *, path: str = "shadow.yaml") -> Deployment:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise DeploymentError(f"is not YAML: {error.problem}", path=path, line=line) from None
@@ -233,6 +244,7 @@ def _check_together(deployment: Deployment, root: yaml.Node, path: str) -> None:
         )
     _check_drift(deployment, refuse)
     check_gate(deployment, refuse)
+    check_retrain(deployment, refuse)
 
 
 def _check_drift(deployment: Deployment, refuse: Refuse) -> None:

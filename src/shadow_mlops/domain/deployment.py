@@ -240,20 +240,39 @@ class Canary(Part, frozen=True):
 
 
 class RetrainAction(Part, frozen=True):
-    """What retraining runs."""
+    """What retraining runs: at most one of them."""
 
     command: tuple[str, ...] | None = None
+    """Program and arguments; no shell."""
     webhook: str | None = None
+    """Address that takes JSON by POST."""
     github: str | None = None
+    """``OWNER/REPO``, which gets a ``repository_dispatch``."""
+
+    @property
+    def given(self) -> dict[str, tuple[str, ...] | str]:
+        """Those that the file names."""
+        named = {"command": self.command, "webhook": self.webhook, "github": self.github}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+RetrainOn: TypeAlias = Literal["features", "scores", "any"]
 
 
 class Retrain(Part, frozen=True):
-    """The retraining trigger."""
+    """The retraining trigger; ``docs/retraining.md`` explains each key."""
 
     action: RetrainAction = RetrainAction()
     windows: Annotated[int, msgspec.Meta(ge=1)] = 3
+    """Checks in a row that must have drifted."""
     cool_down: Duration = msgspec.field(default_factory=lambda: Duration(86400))
     daily_budget: Annotated[int, msgspec.Meta(ge=1)] = 1
+    on: RetrainOn = "any"
+    """Whose drift counts: that of features, of the champion's score, or of either."""
+    hysteresis: Fraction = 0.2
+    """An episode ends when every score is so far below its threshold, as a share of it."""
+    timeout: Duration = msgspec.field(default_factory=lambda: Duration(7200))
+    """Of a command; what runs longer is killed."""
 
 
 class FeatureStore(Part, frozen=True):

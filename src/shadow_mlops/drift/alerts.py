@@ -79,18 +79,35 @@ class HttpReceiver:
             No answer, or not a 2xx.
         """
         content = {"text": alert.payload["text"]} if self._only_text else alert.payload
-        headers = {"Content-Type": "application/json", "Idempotency-Key": alert.key, "User-Agent": "shadow-mlops"}
-        body = msgspec.json.encode(content)
-        try:
-            with (
-                httpx2.Client(timeout=self._timeout, follow_redirects=False) as client,
-                client.stream("POST", self._url, content=body, headers=headers) as answer,
-            ):
-                status = answer.status_code
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise UnavailableError(f"no answer ({type(error).__name__})") from None
-        if not 200 <= status < 300:
-            raise UnavailableError(f"answered {status}")
+        post_json(self._url, content, headers={"Idempotency-Key": alert.key}, timeout=self._timeout)
+
+
+def post_json(url: str, content: object, *, headers: Mapping[str, str], timeout: float = _TIMEOUT_SECONDS) -> None:
+    """Post JSON to an address that may be a secret. Redirects are refused, and of the answer only the status is read.
+
+    Parameters
+    ----------
+    headers
+        Beside those that every message has.
+    timeout
+        Seconds for each step: to connect, to send, to wait.
+
+    Raises
+    ------
+    UnavailableError
+        No answer, or not a 2xx. The text names neither address nor headers.
+    """
+    sent = {"Content-Type": "application/json", "User-Agent": "shadow-mlops", **headers}
+    try:
+        with (
+            httpx2.Client(timeout=timeout, follow_redirects=False) as client,
+            client.stream("POST", url, content=msgspec.json.encode(content), headers=sent) as answer,
+        ):
+            status = answer.status_code
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise UnavailableError(f"no answer ({type(error).__name__})") from None
+    if not 200 <= status < 300:
+        raise UnavailableError(f"answered {status}")
 
 
 class Courier:

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-FORWARDED = re.compile(r"/shadow/.*|/(?:drift|promote|rollback|canary|audit|events)", re.DOTALL)
+FORWARDED = re.compile(r"/shadow/.*|/(?:drift|promote|rollback|canary|retrain|audit|events)", re.DOTALL)
 ANSWER_SECONDS = 300.0  # a model may take a minute to load, and a query over a year of pairs longer
 _CONNECT_SECONDS = 2.0
 _DOCUMENT_SECONDS = 5.0
 _CONNECTIONS = 16
 _ORDERS = re.compile(
-    rb"/(?:promote|rollback|canary|audit)\b"
+    rb"/(?:promote|rollback|canary|retrain|audit)\b"
 )  # of their own: strangers' queries must not keep operators out
 _IDLE_SECONDS = 60.0  # less than the console keeps an idle connection
 # RFC 9110, 7.6.1; and what each of the two servers says for itself

@@ -31,6 +31,7 @@ from shadow_mlops.processes.gateway import bind
 from shadow_mlops.processes.gating import standing_of
 from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.logfiles import open_log
+from shadow_mlops.processes.retraining import open_orders
 from shadow_mlops.processes.rollout import open_rollout, state_of
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
@@ -132,6 +133,7 @@ def build(settings: Settings, deployment: Deployment, registry: Registry, intake
         gate=Answer(lambda: standing_of(settings, deployment, state).as_json(), dict[str, Any]),
         logs=Answer(lambda limit, after: page(lake, limit=limit, after=after), LogsPage),
         rollout=open_rollout(settings, deployment, registry, state),
+        retrain=open_orders(settings, deployment, state),
         state=state,
         intake=intake,
         max_body=settings.max_body_bytes,

@@ -22,10 +22,12 @@ from shadow_mlops.monitor.ledger import Ledger
 from shadow_mlops.monitor.loop import Monitor
 from shadow_mlops.monitor.publishing import Publisher
 from shadow_mlops.monitor.retention import Limits, Retainer
+from shadow_mlops.monitor.retraining import Retraining
 from shadow_mlops.monitor.state import read_state
 from shadow_mlops.processes.drifting import open_drifting
 from shadow_mlops.processes.gating import open_gating
 from shadow_mlops.processes.lifetime import Lifetime, only_one
+from shadow_mlops.processes.retraining import open_retraining
 from shadow_mlops.processes.rollout import state_engine
 from shadow_mlops.processes.settings import Settings
 from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
@@ -69,6 +71,8 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
                 if parts.gating is not None:
                     parts.gating.step()
                 parts.drifting.step()
+                if parts.retraining is not None:
+                    parts.retraining.step()
                 if time.monotonic() >= due:
                     monitor.round()
                     due = max(due + _EVERY, time.monotonic())
@@ -78,6 +82,8 @@ def run(settings: Settings, *, parent: int | None = None) -> None:
             parts.ledger.close()
             parts.archiving.close()
             parts.drifting.close()
+            if parts.retraining is not None:
+                parts.retraining.close()
             if parts.gating is not None:
                 parts.gating.close()
         log.info("monitor has ended")
@@ -93,6 +99,8 @@ class Parts:
     drifting: Drifting
     gating: Gating | None
     """None where the deployment file has no gate."""
+    retraining: Retraining | None
+    """None where it names no action."""
 
 
 def build(settings: Settings) -> Parts:
@@ -140,7 +148,8 @@ def build(settings: Settings) -> Parts:
     state = state_engine(settings)
     drifting = open_drifting(settings, deployment, state, metrics)
     gating = open_gating(settings, deployment, state, metrics)
-    return Parts(monitor, ledger, archiving, drifting, gating)
+    retraining = open_retraining(settings, deployment, state, metrics)
+    return Parts(monitor, ledger, archiving, drifting, gating, retraining)
 
 
 if __name__ == "__main__":

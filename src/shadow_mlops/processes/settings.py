@@ -52,6 +52,12 @@ class Settings(BaseSettings):
     alert_slack_url: SecretStr = Field(
         SecretStr(""), description="Incoming webhook of Slack, or of what imitates it, for alerts; a secret."
     )
+    github_token: SecretStr = Field(
+        SecretStr(""), description="Token that may send repository_dispatch, for retrain.action.github; a secret."
+    )
+    github_api_url: str = Field(
+        "https://api.github.com", description="API of GitHub, or of a GitHub Enterprise Server."
+    )
     console_port: int = Field(
         0,
         ge=0,
@@ -76,6 +82,13 @@ class Settings(BaseSettings):
     def _is_an_address(cls, value: SecretStr) -> SecretStr:
         # The message does not repeat it: what is no address may be a secret all the same.
         if value.get_secret_value() and urlsplit(value.get_secret_value()).scheme not in {"http", "https"}:
+            raise ValueError("no address that begins with http:// or https://")
+        return value
+
+    @field_validator("github_api_url")
+    @classmethod
+    def _is_an_api(cls, value: str) -> str:
+        if urlsplit(value).scheme not in {"http", "https"}:
             raise ValueError("no address that begins with http:// or https://")
         return value
 

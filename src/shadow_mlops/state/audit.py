@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 
 import msgspec
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Connection, Engine, insert, select, update
 
 from shadow_mlops.domain.errors import StateError
 from shadow_mlops.state.database import transaction
@@ -64,6 +64,33 @@ def record(
     StateError
         If it could not be written; the action must not be begun then.
     """
+    with transaction(engine) as connection:
+        return begin(
+            connection,
+            action=action,
+            who=who,
+            model=model,
+            from_version=from_version,
+            to_version=to_version,
+            reason=reason,
+            outcome=outcome,
+            details=details,
+        )
+
+
+def begin(
+    connection: Connection,
+    *,
+    action: str,
+    who: str,
+    model: str,
+    from_version: str | None = None,
+    to_version: str | None = None,
+    reason: str = "",
+    outcome: Outcome = "started",
+    details: Mapping[str, Any] | None = None,
+) -> int:
+    """As :func:`record`, within the transaction that begins the action."""
     values = {
         "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         "who": who[:200],
@@ -75,8 +102,7 @@ def record(
         "outcome": outcome,
         "details": _encode(details or {}),
     }
-    with transaction(engine) as connection:
-        return int(connection.execute(insert(AUDIT).values(values).returning(AUDIT.c.id)).scalar_one())
+    return int(connection.execute(insert(AUDIT).values(values).returning(AUDIT.c.id)).scalar_one())
 
 
 def conclude(
@@ -96,13 +122,26 @@ def conclude(
         If there is no such entry, or it could not be written.
     """
     with transaction(engine) as connection:
-        found = connection.execute(select(AUDIT.c.details).where(AUDIT.c.id == number)).scalar_one_or_none()
-        if found is None:
-            raise StateError(f"the audit trail has no entry {number}")
-        values: dict[str, Any] = {"outcome": outcome, "details": _encode({**_decode(found), **(details or {})})}
-        values |= {"from_version": from_version} if from_version is not None else {}
-        values |= {"to_version": to_version} if to_version is not None else {}
-        connection.execute(update(AUDIT).where(AUDIT.c.id == number).values(values))
+        end(connection, number, outcome=outcome, from_version=from_version, to_version=to_version, details=details)
+
+
+def end(
+    connection: Connection,
+    number: int,
+    *,
+    outcome: Outcome,
+    from_version: str | None = None,
+    to_version: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """As :func:`conclude`, within the transaction that records what came of the action."""
+    found = connection.execute(select(AUDIT.c.details).where(AUDIT.c.id == number)).scalar_one_or_none()
+    if found is None:
+        raise StateError(f"the audit trail has no entry {number}")
+    values: dict[str, Any] = {"outcome": outcome, "details": _encode({**_decode(found), **(details or {})})}
+    values |= {"from_version": from_version} if from_version is not None else {}
+    values |= {"to_version": to_version} if to_version is not None else {}
+    connection.execute(update(AUDIT).where(AUDIT.c.id == number).values(values))
 
 
 def entries(engine: Engine, limit: int = 100, after: int | None = None) -> Entries:

@@ -106,4 +106,31 @@ EVIDENCE = Table(
     Column("record", LargeBinary, nullable=False),
     sqlite_autoincrement=True,
 )
+RETRAIN_WATCH = Table(
+    "shadow_retrain_watch",
+    METADATA,
+    Column("deployment", String(200), primary_key=True),
+    Column("state", Text, nullable=False),  # JSON object
+)
+RETRAIN_TRIGGERS = Table(
+    "shadow_retrain_triggers",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("key", String(64), nullable=False, unique=True),  # of the episode, or of a person's order
+    Column("deployment", String(200), nullable=False),
+    Column("cause", String(20), nullable=False),
+    Column("who", String(200), nullable=False),
+    Column("fired_at", String(32), nullable=False),  # drift: by the clock of the log
+    Column("reason", Text, nullable=False),
+    Column("details", Text, nullable=False),  # JSON object
+    Column("suppressed", Text, nullable=False),  # why it was held back at first; empty: it was not
+    Column("state", String(20), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("problem", Text, nullable=False),  # of the last attempt; empty if there was none
+    Column("began_at", String(32)),  # the last attempt
+    Column("ended_at", String(32)),
+    Column("audit", Integer),  # its entry in the audit trail
+    Index("shadow_retrain_triggers_state", "deployment", "state", "id"),
+    sqlite_autoincrement=True,
+)
 VERSION_TABLE = "shadow_schema_version"

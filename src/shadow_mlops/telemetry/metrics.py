@@ -83,6 +83,10 @@ class Metrics:
     drift_lost_rows: Gauge
     alert_deliveries: Counter
     alerts_waiting: Gauge
+    retrain_triggers: Counter
+    retrain_runs: Counter
+    retrain_running: Gauge
+    retrain_failing: Gauge
     champion_error_rate: Gauge
     champion_error_reference: Gauge
     champion_labelled_rows: Gauge
@@ -265,6 +269,12 @@ def open_metrics(directory: Path | None = None, identity: str = "") -> Metrics:
             "shadow_alert_deliveries_total", "Attempts to deliver an alert, by what came of them.", ("kind", "result")
         ),
         alerts_waiting=gauge("shadow_alerts_waiting", "Alerts that have not been delivered yet.", ("kind",)),
+        retrain_triggers=counter(
+            "shadow_retrain_triggers_total", "Triggers of retraining by cause, and those held back at first.", ("kind",)
+        ),
+        retrain_runs=counter("shadow_retrain_runs_total", "Attempts to retrain, by what came of them.", ("result",)),
+        retrain_running=gauge("shadow_retrain_running", "1 while retraining runs."),
+        retrain_failing=gauge("shadow_retrain_failing", "1 while the trigger of retraining cannot be looked at."),
         champion_error_rate=gauge(
             "shadow_champion_error_rate",
             "Errors of the champion among labelled events of the window (regression: their root mean square).",

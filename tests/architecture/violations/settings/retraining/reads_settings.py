@@ -1,0 +1,3 @@
+"""Rooms take plain arguments."""
+
+from shadow_mlops.processes import settings

@@ -1,0 +1,3 @@
+"""Only gateway and console speak HTTP."""
+
+from fastapi import FastAPI
