@@ -136,6 +136,7 @@ def test_the_command_line_orders_and_tells(command, state):
     assert command("run", "--force").exit_code == 0
     text = command("history").stdout
     assert "new [prices]" in text
+    assert f"{found.key}  pending, never tried, by {found.who}" in text
     assert text.count("retrain-") == 2
     assert len(json.loads(command("history", "--limit", "1", "--format", "json").stdout)) == 1
 

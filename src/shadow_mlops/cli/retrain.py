@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 import psutil
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.cli.orders import origin
@@ -96,17 +94,18 @@ def history(
     elif not found:
         print(f"nothing has called for retraining {name} yet")
     else:
-        Console(highlight=False, soft_wrap=True).print(_table(found))
+        for trigger in found:
+            _print_trigger(trigger)
 
 
-def _table(found: tuple[Trigger, ...]) -> Table:
-    table = Table("fired", "key", "by", "state", "attempts", "why, and what came of it", box=None, pad_edge=False)
-    for each in found:
-        held = f"; held back at first: {each.suppressed}" if each.suppressed else ""
-        problem = f"; {each.problem}" if each.problem else ""
-        words = f"{each.reason or '-'}{held}{problem}".replace("[", r"\[")
-        table.add_row(each.fired_at, each.key, each.who, each.state, str(each.attempts), words)
-    return table
+def _print_trigger(trigger: Trigger) -> None:
+    tried = "never tried" if trigger.attempts == 0 else f"tried {trigger.attempts} x"
+    print(f"{trigger.fired_at}  {trigger.key}  {trigger.state}, {tried}, by {trigger.who}")
+    print(f"  {trigger.reason or 'no reason given'}")
+    if trigger.suppressed:
+        print(f"  held back at first: {trigger.suppressed}")
+    if trigger.problem:
+        print(f"  last problem: {trigger.problem}")
 
 
 def _print_standing(found: Standing, output: str, *, dry: bool) -> None:
