@@ -99,6 +99,10 @@ drift-report: $(INSTALLED) ## the same as a page: reports/drift.html
 	@mkdir -p reports
 	@$(SAMPLE_CHECK) --format html --output reports/drift.html || test $$? -eq 1
 
+.PHONY: retrain
+retrain: $(INSTALLED) ## train a challenger on recorded, labelled traffic
+	@$(BIN)/shadow retrain train
+
 .PHONY: quality
 quality: $(INSTALLED_DEV) ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

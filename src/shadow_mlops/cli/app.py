@@ -23,6 +23,7 @@ from shadow_mlops.cli import (
     remote,
     replay,
     retrain,
+    retraintrain,
     traffic,
     up,
 )
@@ -52,6 +53,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(features.app, name="features")
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
+retrain.app.command("train")(retraintrain.train)
 app.add_typer(retrain.app, name="retrain")
 
 

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from shadow_mlops.domain.errors import (
     ConflictError,
+    DataRefusedError,
     DeploymentError,
     DriftError,
     FeatureStoreError,
@@ -22,6 +23,7 @@ from shadow_mlops.drift.wording import sentence
 _CODES: tuple[tuple[type[ShadowError], int], ...] = (
     (DeploymentError, 2),
     (SettingsError, 2),
+    (DataRefusedError, 75),  # what a trigger's command says so: it is not tried again
     (TrainingError, 2),
     (ImportFileError, 2),
     (DriftError, 2),
@@ -33,7 +35,7 @@ _CODES: tuple[tuple[type[ShadowError], int], ...] = (
 
 
 def exit_code(error: ShadowError) -> int:
-    """2 wrong input, 3 the state forbids it, 4 model or registry, 5 try again later, 1 anything else."""
+    """2 wrong input, 3 state forbids it, 4 model or registry, 5 try again later, 75 data refused, 1 anything else."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), 1)
 
 

@@ -154,6 +154,27 @@ def train_and_register(
     return Outcome(cards=cards, deployment_file=path, notes=tuple(notes))
 
 
+def train_challenger(
+    registry: Registry, rows: Split, *, name: str, seed: int, version: str | None = None, step: Step = quiet
+) -> ModelCard:
+    """Train the boosted model on a split and register it as the challenger; who answers clients stays as it is.
+
+    Parameters
+    ----------
+    version
+        Human version; None takes the next minor one.
+
+    Raises
+    ------
+    ConflictError
+        If the name has no champion, or the version is taken. Nothing has been trained then.
+    """
+    versions = _versions(registry, name, None, version)
+    if "champion" in versions:
+        raise ConflictError(f"{name} has no champion to challenge: scripts/train_model.py trains a first one")
+    return _fit_and_register(registry, name, rows, versions, seed=seed, step=step)["challenger"]
+
+
 def train(  # noqa: PLR0917 - one parameter per option
     name: Annotated[str, typer.Option(help="Name to register the models under.")],
     output: Annotated[Path, typer.Option(help="Folder that shadow.yaml is written to.")] = Path(),

@@ -29,6 +29,7 @@
     ├── ImportFileError            a file whose rows cannot be taken over (path, row, column)
     ├── DriftError                 data that cannot be compared (column, both types)
     └── TrainingError              data that cannot be trained on
+        └── DataRefusedError       recorded data that must not be: too little, one class, a store that was away
 
 HTTP status codes and exit codes are given to these in one place each: ``httperrors`` and ``cli.exits``.
 """
@@ -179,3 +180,7 @@ class DriftError(ShadowError):
 
 class TrainingError(ShadowError):
     """Data that cannot be trained on; the message names the column."""
+
+
+class DataRefusedError(TrainingError):
+    """Recorded data that a new version must not be trained on; the message says what there is and what is needed."""
