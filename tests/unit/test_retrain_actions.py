@@ -67,7 +67,19 @@ def shell(folder, script, **more):
     return CommandAction(["sh", "-c", script], folder / "retraining", **{"limits": QUICK, **more})
 
 
-def test_a_command_runs_once_and_knows_why(state, tmp_path, monkeypatch):
+def test_a_command_has_the_monitors_environment(state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///r.db")
+    fire(state)
+    script = 'echo "$PROMETHEUS_MULTIPROC_DIR|$MLFLOW_TRACKING_URI"'
+    others = Bench(state, shell(tmp_path, script))
+    others.turn()
+    log = tmp_path / "retraining" / f"{KEY}.log"
+    assert log.read_text() == "|sqlite:///r.db\n", "the monitor's environment, without what is its own"
+
+
+def test_a_command_knows_why_it_runs(state, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fire(state)
     bench = Bench(state, shell(tmp_path, 'echo "$SHADOW_RETRAIN_KEY|$SHADOW_DEPLOYMENT|$SHADOW_RETRAIN_REASON"; pwd'))
