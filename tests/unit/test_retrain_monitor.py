@@ -228,7 +228,7 @@ def test_live_drift_of_recorded_traffic_fires_once_and_quiet_traffic_never(tmp_p
     traffic(log, np.arange(60.0, 300.0, 0.5), seed=2, age=age)
     fold = fold_of(log, tmp_path, read_state(tmp_path / "none", deployment="d", bucket_us=1_000_000))
     bench = Bench(tmp_path, interval_us=10_000_000, deployment="d")
-    for part in np.linspace(0.05, 1.0, 40):
+    for part in np.linspace(0.1, 1.0, 25):
         log.show(part)
         fold.read()
         bench.see(live_report(fold, created=""))

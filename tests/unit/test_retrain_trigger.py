@@ -207,8 +207,8 @@ def crashing(engine, rng):
 def test_a_thousand_episodes_with_crashes_at_random_points_fire_once_each(state):
     rng, asked, crashes = random.Random(3), rule(windows=2, cool_down_us=0), 0
     crashing(state, rng)
-    for day in range(3000):
-        each = check(day, "calm" if day % 3 == 2 else "drifted")
+    for day in range(2000):
+        each = check(day, reference=str(day // 2))  # another model after every second check
         while True:
             try:
                 record(state, each, asked)
@@ -217,7 +217,7 @@ def test_a_thousand_episodes_with_crashes_at_random_points_fire_once_each(state)
                 break
             except Crash:
                 crashes += 1
-    assert crashes > 500
+    assert crashes > 400
     clean = open_state(str(state.url))
     fired = triggers.recent(clean, "churn", limit=5000)
     assert len(fired) == 1000
