@@ -97,6 +97,7 @@ def test_a_name_alone_gives_the_documented_defaults():
         ("name: churn\nretrain:\n  action: {command: []}\n", 3, ["command", "empty"]),
         ("name: churn\nretrain:\n  action: {command: make}\n", 3, ["retrain.action.command"]),
         ("name: churn\nretrain:\n  action:\n    webhook: ftp://h/x\n", 4, ["webhook", "http"]),
+        ("name: churn\nretrain:\n  action:\n    webhook: http://h:99999/x\n", 4, ["webhook", "http"]),
         ("name: churn\nretrain:\n  action:\n    github: https://github.com/a/b\n", 4, ["OWNER/REPO"]),
         ("name: churn\nretrain:\n  windows: 3\n  on: all\n", 4, ["retrain.on", "known: any, features, scores"]),
         ("name: churn\nretrain: {hysteresis: 1.5}\n", 2, ["retrain.hysteresis", "<= 1"]),

@@ -40,6 +40,6 @@ def check_retrain(deployment: Deployment, refuse: Refuse) -> None:
 def _is_address(text: str) -> bool:
     try:
         parts = urlsplit(text)
-    except ValueError:
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
         return False
-    return parts.scheme in {"http", "https"} and bool(parts.hostname)

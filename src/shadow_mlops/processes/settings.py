@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     @field_validator("github_api_url")
     @classmethod
     def _is_an_api(cls, value: str) -> str:
-        if urlsplit(value).scheme not in {"http", "https"}:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:  # a port may be none
             raise ValueError("no address that begins with http:// or https://")
         return value
 

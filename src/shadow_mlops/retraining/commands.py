@@ -28,6 +28,8 @@ FOLDER = "retraining"
 """In the data directory: records, locks and output of commands."""
 _LIMITS = Limits(attempts=3, first_pause=60.0, longest_pause=3600.0)
 _LOOK_SECONDS = 0.2
+_OURS = frozenset({"PROMETHEUS_MULTIPROC_DIR", "SHADOW_SETTINGS"})
+"""Of this process alone: a training that counts something would write into the files of our metrics."""
 _OVERDUE_SECONDS = 60.0  # the wrapper itself kills what is late; this is for when it was killed
 
 
@@ -103,7 +105,7 @@ class CommandAction:
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 env={
-                    **os.environ,
+                    **{name: value for name, value in os.environ.items() if name not in _OURS},
                     "SHADOW_RETRAIN_KEY": trigger.key,
                     "SHADOW_RETRAIN_REASON": trigger.reason,
                     "SHADOW_DEPLOYMENT": trigger.deployment,
