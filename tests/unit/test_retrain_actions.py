@@ -72,11 +72,11 @@ def test_a_command_has_the_monitors_environment(state, tmp_path, monkeypatch):
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///r.db")
     fire(state)
-    script = 'echo "$PROMETHEUS_MULTIPROC_DIR|$MLFLOW_TRACKING_URI"'
-    others = Bench(state, shell(tmp_path, script))
+    script = 'echo "$PROMETHEUS_MULTIPROC_DIR|$MLFLOW_TRACKING_URI|$DATA_DIR"'
+    others = Bench(state, shell(tmp_path, script, environment={"DATA_DIR": "/here"}))
     others.turn()
     log = tmp_path / "retraining" / f"{KEY}.log"
-    assert log.read_text() == "|sqlite:///r.db\n", "the monitor's environment, without what is its own"
+    assert log.read_text() == "|sqlite:///r.db|/here\n", "the monitor's environment, without what is its own"
 
 
 def test_a_command_knows_why_it_runs(state, tmp_path, monkeypatch):

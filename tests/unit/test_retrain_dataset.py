@@ -43,7 +43,9 @@ def recorded(lake: Path, rows: list[tuple[str, float, float, str | None, list[in
         origins=np.array([row[4] for row in rows], dtype=np.uint8),
     )
     writing.appender(EVENTS, "gateway-0").append(batch)
-    writing.happen([(f"r{i}", None, row[5]) for i, row in enumerate(rows) if row[5] is not None])
+    labels = [(f"r{i}", None, row[5]) for i, row in enumerate(rows) if row[5] is not None]
+    if labels:
+        writing.happen(labels)
     writing.close()
     archive(log, lake, now=lambda: NOW_US / 1e6 + 3600)
     return lake

@@ -27,7 +27,18 @@ def action_of(settings: Settings, deployment: Deployment) -> Action | None:
     """What the deployment file names; None: nothing."""
     action = deployment.retrain.action
     if action.command is not None:
-        return CommandAction(action.command, settings.data_dir / FOLDER, timeout=deployment.retrain.timeout)
+        # Flags of `shadow up` reach its children only: a command that is started by them reads the environment.
+        whereabouts = {
+            "DATA_DIR": str(settings.data_dir.absolute()),
+            "DEPLOYMENT_FILE": str(settings.deployment_file.absolute()),
+            "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        }
+        return CommandAction(
+            action.command,
+            settings.data_dir / FOLDER,
+            timeout=deployment.retrain.timeout,
+            environment=whereabouts,
+        )
     if action.webhook is not None:
         return WebhookAction(action.webhook)
     if action.github is not None:

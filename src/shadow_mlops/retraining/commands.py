@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,16 +44,25 @@ class CommandAction:
         Where records and output go.
     timeout
         Seconds after which its process group is killed.
+    environment
+        Variables beside this process's own: where the traffic, the deployment and the registry are.
     """
 
     kind = "command"
 
     def __init__(
-        self, command: Sequence[str], folder: Path, *, timeout: float = 7200.0, limits: Limits = _LIMITS
+        self,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        timeout: float = 7200.0,
+        environment: Mapping[str, str] | None = None,
+        limits: Limits = _LIMITS,
     ) -> None:
         self._command = tuple(command)
         self._folder = folder.absolute()
         self._timeout = timeout
+        self._environment = dict(environment or {})
         self.limits = limits
 
     @property
@@ -106,6 +115,7 @@ class CommandAction:
                 process_group=0,
                 env={
                     **{name: value for name, value in os.environ.items() if name not in _OURS},
+                    **self._environment,
                     "SHADOW_RETRAIN_KEY": trigger.key,
                     "SHADOW_RETRAIN_REASON": trigger.reason,
                     "SHADOW_DEPLOYMENT": trigger.deployment,
