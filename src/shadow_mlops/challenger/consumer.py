@@ -15,7 +15,7 @@ import structlog
 from shadow_mlops.challenger.championside import ChampionSide, first_run
 from shadow_mlops.challenger.recovery import recover_position
 from shadow_mlops.challenger.reporting import Reporter
-from shadow_mlops.challenger.scoring import result_schema, score_events, shed
+from shadow_mlops.challenger.scoring import Fill, result_schema, score_events, shed
 from shadow_mlops.challenger.seat import Seat
 from shadow_mlops.domain.errors import AppendError, LogError, ModelError
 from shadow_mlops.domain.events import EVENTS, ResultSchema, Span, results_stream
@@ -57,6 +57,8 @@ class Consumer:
         Says which prepared directory the challenger's alias names now; None: the alias is gone.
     stopping
         True once the process has been asked to end: the batch in work is finished, no other is begun.
+    fill
+        Reads what events lack; None: there is nowhere to read.
     """
 
     def __init__(
@@ -69,7 +71,9 @@ class Consumer:
         reporter: Reporter,
         wanted: Callable[[], Path | None],
         stopping: Callable[[], bool],
+        fill: Fill | None = None,
     ) -> None:
+        self._fill = fill
         self._policy = policy
         self._seat = seat
         self._champion = champion
@@ -205,6 +209,7 @@ class Consumer:
             signature=card.signature,
             schema=schema,
             batch_rows=self._policy.batch_rows,
+            fill=self._fill,
         )
 
     def _give_up(self) -> bool:

@@ -50,6 +50,13 @@ Score: TypeAlias = Callable[[Floats, Strings], Scored | None]
 """Scores one micro-batch whatever the model does; None if broken off: nothing may be recorded of it."""
 
 
+Fill: TypeAlias = Callable[
+    [Sequence[EventBatch], Sequence[NDArray[np.bool_]], Signature, Floats, Strings], NDArray[np.bool_] | None
+]
+"""Completes the sampled rows of event batches, which are bound to a signature already, in place; bool (m,): rows that
+could not be. None: not now."""
+
+
 def per_row(seconds: float, count: int) -> NDArray[np.uint32]:
     """Share of each of ``count`` rows in a duration, in microseconds."""
     return np.full(count, min(round(seconds * 1e6 / max(count, 1)), 2**32 - 1), dtype=np.uint32)
@@ -74,6 +81,7 @@ def score_events(
     signature: Signature,
     schema: ResultSchema,
     batch_rows: int,
+    fill: Fill | None = None,
 ) -> ResultBatch | None:
     """Turn consecutive events into the one result batch that accounts for all of them.
 
@@ -85,19 +93,39 @@ def score_events(
         Called with at most ``batch_rows`` rows at a time, only with rows that are sampled.
     signature
         Of the model that scores.
+    fill
+        Completes rows in place; those that it could not complete count as errored. None: events are as they are.
 
     Returns
     -------
     ResultBatch or None
-        None if the scoring was broken off.
+        None if the scoring was broken off, or is to be tried again later.
     """
     batches = [_events(item) for item in items if isinstance(item, Frame)]
     sampled = [_sampled(batch) for batch in batches]
     numbers, strings = _bound(batches, sampled, signature)
     mask = np.concatenate([np.zeros(0, dtype=np.bool_), *sampled])
-    return score_columns(
-        numbers, strings, score, sampled=mask, spans=spans_of(items), schema=schema, batch_rows=batch_rows
+    spans = spans_of(items)
+    incomplete = np.zeros(len(numbers), dtype=np.bool_)
+    if fill is not None:
+        found = fill(batches, sampled, signature, numbers, strings)
+        if found is None:
+            return None
+        incomplete = found
+    whole, lacking = mask.copy(), np.flatnonzero(mask)[incomplete]
+    whole[lacking] = False
+    scored = score_columns(
+        numbers[~incomplete],
+        strings[~incomplete],
+        score,
+        sampled=whole,
+        spans=spans,
+        schema=schema,
+        batch_rows=batch_rows,
     )
+    if scored is not None:
+        scored.statuses[lacking] = Status.ERRORED
+    return scored
 
 
 def score_columns(

@@ -64,6 +64,10 @@ class AcceptedFields:
         # What only a challenger takes is missing where a client does not know of it: a shadow must not touch an answer.
         shadows = {n for s in signatures[1:] for n in s.names} - {n for s in signatures[:1] for n in s.names}
         optional = {n for n in self.signature.names if n in shadows or _has_default(deployment, n)}
+        # Where there is a store, the challenger reads them there itself, as of the event's time.
+        later = shadows if deployment.feature_store is not None and deployment.entity is not None else set()
+        self._later = np.array([n in later for n in self.signature.numbers], dtype=np.bool_)
+        self._texts_later = [n in later for n in self.signature.strings]
         self._required = np.array([n not in optional for n in self.signature.numbers], dtype=np.bool_)
         self._text_defaults = [_text_default(deployment, n) for n in self.signature.strings]
         self._text_required = [n not in optional for n in self.signature.strings]
@@ -250,6 +254,8 @@ class AcceptedFields:
                     if self._text_required[column]:
                         problems.setdefault(index, []).append(Problem(self.signature.strings[column], _REQUIRED))
                 origins[index, column] = Origin.MISSING if values[index] is None else Origin.DEFAULT
+                if value is _ABSENT_TEXT and self._texts_later[column]:
+                    origins[index, column] = Origin.ABSENT
             strings[:, column] = values
         return strings, origins
 
@@ -260,6 +266,7 @@ class AcceptedFields:
         if absent is not None:
             origins[:, : self._width][absent] = Origin.DEFAULT
             origins[:, : self._width][np.isnan(numbers)] = Origin.MISSING
+            origins[:, : self._width][absent & self._later] = Origin.ABSENT
         if texts is not None:
             origins[:, self._width :] = texts
         return origins

@@ -82,6 +82,8 @@ class Origin(IntEnum):
     MISSING = 3
     FALLBACK = 4
     """The default (or a missing value) because the store could not be asked."""
+    ABSENT = 5
+    """The default (or a missing value), and nobody has looked in the store yet: only a challenger takes the feature."""
 
 
 NO_AGE = 2**32 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, TypeAlias
@@ -48,6 +49,11 @@ class Vectors:
 
 class FeatureStore(Protocol):
     """Where features are kept. A feature that the store does not know is held by none of its entities."""
+
+    @property
+    def declared(self) -> AbstractSet[str]:
+        """Features that there are."""
+        ...
 
     def online(self, names: Sequence[str], keys: Sequence[str]) -> Vectors:
         """The newest values.

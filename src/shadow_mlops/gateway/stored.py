@@ -122,7 +122,8 @@ class StoredFeatures:
                     f"the feature store {reason}, and `{fields.name_at(place)}` has no default; send it, or try again"
                 )
         known = self.client.names
-        return Stored(fallen_back=tuple(p for p in absent if known is None or fields.name_at(p) in known))
+        of_champion = (place for place in absent if place in fields.columns_of_champion)
+        return Stored(fallen_back=tuple(p for p in of_champion if known is None or fields.name_at(p) in known))
 
     def _complain(self, name: str, kind: Kind) -> None:
         self._unusable.inc()

@@ -1,0 +1,142 @@
+"""Features that only a challenger takes: no client waited for them, so the challenger reads them, as of each event.
+
+It opens the store itself, in its own process: whatever a historical read costs is then paid at idle priority.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from shadow_mlops.breaker import Breaker
+from shadow_mlops.domain.errors import FeatureStoreError, UnavailableError
+from shadow_mlops.domain.events import Origin
+from shadow_mlops.domain.features import Signature
+from shadow_mlops.eventlog.records import EventBatch, Floats, Strings
+from shadow_mlops.features.seam import FeatureStore, Value
+
+log = structlog.get_logger()
+
+_AGAIN_SECONDS = 1.0
+
+
+class StoredFeatures:
+    """Completes events from the history of a feature store.
+
+    A store that does not answer is asked a few times, a second apart; then, until it answers, the rows that need it
+    count as errored: a challenger that waited for ever would shed what it could have scored.
+
+    Parameters
+    ----------
+    open_store
+        Called when a row needs it for the first time.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        open_store: Callable[[], FeatureStore],
+        *,
+        breaker: Breaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open_store = open_store
+        self._store: FeatureStore | None = None
+        self._breaker = breaker or Breaker(failures=3, pause=5.0, longest=60.0)
+        self._clock = clock
+        self._not_before = 0.0
+
+    def fill(
+        self,
+        batches: Sequence[EventBatch],
+        sampled: Sequence[NDArray[np.bool_]],
+        signature: Signature,
+        numbers: Floats,
+        strings: Strings,
+    ) -> NDArray[np.bool_] | None:
+        """See :data:`~shadow_mlops.challenger.scoring.Fill`."""
+        absent = _absent(batches, sampled, signature)
+        rows = np.flatnonzero(absent.cells.any(axis=1))
+        incomplete = np.zeros(len(numbers), dtype=np.bool_)
+        if not rows.size:
+            return incomplete
+        if self._clock() < self._not_before:
+            return None
+        incomplete[rows] = True
+        if not self._breaker.allows():
+            return incomplete
+        names = (*signature.numbers, *signature.strings)
+        try:
+            found = self._history(names, absent, rows)
+        except (UnavailableError, FeatureStoreError) as error:
+            self._breaker.failed()
+            log.warning("features as of events cannot be read", reason=str(error), rows=len(rows))
+            if self._breaker.state == "closed":
+                self._not_before = self._clock() + _AGAIN_SECONDS
+                return None
+            return incomplete
+        self._breaker.succeeded()
+        for place, column in found.items():
+            for row, value in zip(rows.tolist(), column, strict=True):
+                if value is not None and bool(absent.cells[row, place]):
+                    _put(numbers, strings, row, place, value)
+        incomplete[:] = False
+        return incomplete
+
+    def _history(self, names: Sequence[str], absent: _Absent, rows: NDArray[np.intp]) -> dict[int, list[Value]]:
+        """Place in the signature -> values of the rows."""
+        if self._store is None:
+            self._store = self._open_store()
+        declared = self._store.declared
+        columns: list[bool] = np.asarray(absent.cells.any(axis=0)).tolist()
+        places = [place for place, name in enumerate(names) if columns[place] and name in declared]
+        if not places:
+            return {}
+        keys = [absent.entities[row] or "" for row in rows.tolist()]
+        vectors = self._store.history([names[p] for p in places], keys, absent.times[rows].tolist())
+        return {place: [row[at] for row in vectors.values] for at, place in enumerate(places)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Absent:
+    cells: NDArray[np.bool_]
+    """bool (m, numbers + strings): nobody has looked for that value of that row yet."""
+    entities: list[str | None]
+    times: NDArray[np.int64]
+
+
+def _absent(batches: Sequence[EventBatch], sampled: Sequence[NDArray[np.bool_]], signature: Signature) -> _Absent:
+    names = (*signature.numbers, *signature.strings)
+    cells: list[NDArray[np.bool_]] = [np.zeros((0, len(names)), dtype=np.bool_)]
+    entities: list[str | None] = []
+    times: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    for batch, mask in zip(batches, sampled, strict=True):
+        chosen = np.flatnonzero(mask)
+        there = {name: place for place, name in enumerate((*batch.schema.numbers, *batch.schema.strings))}
+        # What an event's schema lacks was not asked of anybody: the challenger came later.
+        part = np.tile(np.array([name not in there for name in names], dtype=np.bool_), (len(chosen), 1))
+        origins = None if batch.origins is None else batch.origins[chosen]
+        if origins is not None and (origins == Origin.ABSENT).any():
+            for column, name in enumerate(names):
+                if name in there:
+                    part[:, column] = origins[:, there[name]] == Origin.ABSENT
+        who = [batch.entities[row] for row in chosen.tolist()]
+        part[[entity is None for entity in who]] = False
+        cells.append(part)
+        entities += who
+        times.append(batch.times[chosen])
+    return _Absent(np.concatenate(cells), entities, np.concatenate(times))
+
+
+def _put(numbers: Floats, strings: Strings, row: int, place: int, value: Value) -> None:
+    wide = numbers.shape[1]
+    if place >= wide and isinstance(value, str):
+        strings[row, place - wide] = value
+    elif place < wide and not isinstance(value, str) and value is not None:
+        numbers[row, place] = value
