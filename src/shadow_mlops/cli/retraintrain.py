@@ -22,6 +22,7 @@ from shadow_mlops.models.prepared import read_card
 from shadow_mlops.models.registry import Registry
 from shadow_mlops.models.serving import read_serving
 from shadow_mlops.processes.settings import Settings, load_settings
+from shadow_mlops.telemetry.logs import configure_logs
 
 _SEED = 1
 
@@ -63,6 +64,7 @@ def train(  # noqa: PLR0917 - one parameter per option
     from shadow_mlops.retraining.dataset import ENTITY, TARGET, Checks, training_set  # noqa: PLC0415 - DuckDB, Arrow
 
     settings = load_settings(deployment_file=deployment, data_dir=data_dir)
+    configure_logs("retrain", level=settings.log_level)  # on standard error: standard output is for the result
     named = load_deployment(settings.deployment_file)
     step = shown_on(Console(stderr=True))
     with step("reading recorded events and labels"):
