@@ -23,7 +23,7 @@ SIGNATURE = Signature((Feature("tenure", "integer"), Feature("charge"), Feature(
 HOUR_US = 3_600_000_000
 NOW = datetime.fromtimestamp(NOW_US / 1e6 + 3600, UTC)
 FEW = Checks(rows=1, rows_per_class=1)
-REQUEST, STORE, DEFAULT, MISSING, FALLBACK = (int(each) for each in Origin)
+REQUEST, STORE, DEFAULT, MISSING, FALLBACK, ABSENT = (int(each) for each in Origin)
 
 
 def recorded(lake: Path, rows: list[tuple[str, float, float, str | None, list[int], str | None]]) -> Path:
@@ -64,7 +64,7 @@ def test_what_was_sent_stays_and_the_rest_is_joined_as_of_its_time(tmp_path: Pat
         ("a", 1, 0.5, "sent", [REQUEST, REQUEST, REQUEST], "1"),
         ("a", 2, 0.5, "online", [STORE, REQUEST, STORE], "0"),
         ("a", 3, 0.5, "default", [DEFAULT, REQUEST, FALLBACK], "1"),
-        ("b", 4, 0.5, "default", [DEFAULT, DEFAULT, FALLBACK], "0"),
+        ("b", 4, 0.5, "default", [DEFAULT, ABSENT, FALLBACK], "0"),
         ("a", np.nan, 0.5, None, [MISSING, REQUEST, MISSING], "1"),
         ("a", 6, 0.5, "unlabelled", [REQUEST, REQUEST, REQUEST], None),
     ])  # fmt: skip

@@ -24,7 +24,7 @@ from shadow_mlops.lake.tables import NUMBER_PREFIX, STRING_PREFIX
 
 TARGET = "__label__"
 ENTITY = "__entity__"
-_JOINED = {Origin.STORE, Origin.DEFAULT, Origin.FALLBACK}
+_JOINED = {Origin.STORE, Origin.DEFAULT, Origin.FALLBACK, Origin.ABSENT}
 """Origins of values that a client did not send: training takes what the store had, where it had something."""
 _ROWS = 10_000  # in one historical read
 
