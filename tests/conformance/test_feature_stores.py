@@ -42,7 +42,7 @@ def in_memory(writes: list[Write], now: int) -> MemoryFeatures:
     return store
 
 
-def in_feast(folder: Path, writes: list[Write], now: int) -> FeastFeatures:
+def in_feast(folder: Path, writes: list[Write], now: int, *, key: str = "STRING") -> FeastFeatures:
     from feast import Entity, FeatureView, Field, FileSource, ValueType
     from feast import FeatureStore as Feast
     from feast.types import Float64, Int64, String
@@ -51,7 +51,7 @@ def in_feast(folder: Path, writes: list[Write], now: int) -> FeastFeatures:
     (folder / "feature_store.yaml").write_text(REPOSITORY)
     types = {"tenure": (Int64, pa.int64()), "charge": (Float64, pa.float64()), "plan": (String, pa.string())}
     types["gender"] = types["plan"]
-    entity = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.STRING)
+    entity = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType[key])
     views = []
     for name, days, fields in (("stats", 90, NAMES[:3]), ("person", 365, NAMES[3:])):
         rows = [write for write in writes if set(write[2]) & set(fields)]
@@ -197,6 +197,11 @@ def test_what_is_wrong_with_a_repository_is_said(tmp_path: Path):
     (tmp_path / "feature_store.yaml").write_text(REPOSITORY.replace("sqlite", "nonsense"))
     with pytest.raises(FeatureStoreError, match="refused by Feast"):
         FeastFeatures(tmp_path, "customer_id")
+
+
+def test_entities_that_are_no_text_are_refused_when_the_store_is_opened(tmp_path: Path):
+    with pytest.raises(FeatureStoreError, match=r"ValueType\.STRING"):
+        in_feast(tmp_path / "repo", [], NOW, key="INT64")
 
 
 def test_a_store_whose_files_are_gone_does_not_answer(tmp_path: Path):

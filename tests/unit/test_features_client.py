@@ -10,8 +10,10 @@ import pytest
 
 from featureserver import DAY_US, Stoppable, feature_process
 from shadow_mlops.breaker import Breaker
+from shadow_mlops.domain.errors import FeatureStoreError
 from shadow_mlops.features.client import FeatureClient, Row
 from shadow_mlops.features.seam import Held
+from shadow_mlops.features.server import FeatureServer
 
 NAMES = ("tenure", "plan")
 NOW = 100 * DAY_US
@@ -144,3 +146,28 @@ def test_more_questions_than_fit_are_refused_and_late_ones_are_not_read(tmp_path
 
     with feature_process(tmp_path, kept, waiting=2):
         asyncio.run(run())
+
+
+def test_a_defect_of_a_store_is_an_answer_and_a_store_that_cannot_be_opened_ends_the_warming(tmp_path: Path):
+    kept = store()
+    kept.online = lambda *_: 1 / 0
+
+    async def run() -> None:
+        client = FeatureClient(tmp_path / "features.json", timeout=30)
+        following = await connected(client)
+        assert await client.read("C-1", NAMES) == "error"
+        await ended(client, following)
+
+    with feature_process(tmp_path, kept):
+        asyncio.run(run())
+    opened = iter([kept])
+
+    def open_one() -> Stoppable:
+        try:
+            return next(opened)
+        except StopIteration:
+            raise FeatureStoreError("only once") from None
+
+    kept.online = lambda *_: None
+    with pytest.raises(FeatureStoreError, match="only once"):
+        FeatureServer(open_one).warm(NAMES)

@@ -14,6 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from shadow_mlops.breaker import Breaker
+from shadow_mlops.deployment.columns import fits
 from shadow_mlops.domain.errors import FeatureStoreError, UnavailableError
 from shadow_mlops.domain.events import Origin
 from shadow_mlops.domain.features import Signature
@@ -82,10 +83,13 @@ class StoredFeatures:
                 return None
             return incomplete
         self._breaker.succeeded()
-        for place, column in found.items():
-            for row, value in zip(rows.tolist(), column, strict=True):
-                if value is not None and bool(absent.cells[row, place]):
-                    _put(numbers, strings, row, place, value)
+        kinds = {feature.name: feature.kind for feature in signature.features}
+        wide = len(signature.numbers)
+        for place, values in found.items():
+            column = numbers[:, place] if place < wide else strings[:, place - wide]
+            for row, value in zip(rows.tolist(), values, strict=True):
+                if value is not None and bool(absent.cells[row, place]) and fits(kinds[names[place]], value):
+                    column[row] = value
         incomplete[:] = False
         return incomplete
 
@@ -132,11 +136,3 @@ def _absent(batches: Sequence[EventBatch], sampled: Sequence[NDArray[np.bool_]],
         entities += who
         times.append(batch.times[chosen])
     return _Absent(np.concatenate(cells), entities, np.concatenate(times))
-
-
-def _put(numbers: Floats, strings: Strings, row: int, place: int, value: Value) -> None:
-    wide = numbers.shape[1]
-    if place >= wide and isinstance(value, str):
-        strings[row, place - wide] = value
-    elif place < wide and not isinstance(value, str) and value is not None:
-        numbers[row, place] = value

@@ -10,6 +10,10 @@ from numpy.typing import NDArray
 
 from shadow_mlops.domain.errors import Problem
 from shadow_mlops.domain.events import NO_AGE, Origin
+from shadow_mlops.domain.features import Kind
+
+MAX_TEXT = 1000  # characters; the longest category names in public tabular data sets stay below 300
+LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: beyond it a number would arrive as infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +71,20 @@ def with_stored(columns: Columns, origins: NDArray[np.uint8], stored: Sequence[S
         for place, seconds in each.ages:
             ages[row, place] = min(seconds, NO_AGE - 1)
     return replace(columns, origins=origins, ages=ages if (ages != NO_AGE).any() else None)
+
+
+def fits(kind: Kind, value: object) -> bool:
+    """Whether a value from elsewhere is one that a request could have sent for a feature of that kind.
+
+    >>> fits("integer", 2.0), fits("integer", 2.5), fits("number", "2"), fits("string", None)
+    (True, False, False, True)
+    """
+    if value is None:
+        return True
+    if kind == "string":
+        return isinstance(value, str) and len(value) <= MAX_TEXT
+    if not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        return False
+    if kind == "boolean":
+        return value in {0, 1}
+    return kind != "integer" or float(value).is_integer()

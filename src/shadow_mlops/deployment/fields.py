@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shadow_mlops.deployment.columns import Columns, Stored, with_stored
+from shadow_mlops.deployment.columns import LARGEST, MAX_TEXT, Columns, Stored, with_stored
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import (
     DeploymentError,
@@ -29,11 +29,9 @@ from shadow_mlops.domain.errors import (
 from shadow_mlops.domain.events import Origin
 from shadow_mlops.domain.features import Feature, Kind, Signature
 
-MAX_TEXT = 1000  # characters; the longest category names in public tabular data sets stay below 300
 _ABSENT_BITS = 0x7FF8000000000ABC
 _ABSENT_NUMBER: float = struct.unpack("<d", struct.pack("<Q", _ABSENT_BITS))[0]
 _ABSENT_TEXT = "\0absent"  # told from any client's text by identity, never by value
-LARGEST = float(np.finfo(np.float32).max)  # models compute in float32: beyond it a number would arrive as infinity
 _MANY_DIGITS = 400  # more than any float64 has
 _REQUIRED = "is required: the request has none and the deployment declares no default"
 

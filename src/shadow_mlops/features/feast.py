@@ -53,6 +53,11 @@ class FeastFeatures:
         for view in self._store.list_feature_views():
             if list(view.join_keys) != [entity]:
                 continue
+            if any(str(column.dtype) != "String" for column in view.entity_columns):
+                raise FeatureStoreError(
+                    f"{path}: the join key `{entity}` of {view.name} is not text, as the entities of requests are; "
+                    "declare the Feast entity with value_type=ValueType.STRING, and apply"
+                )
             for field in view.features:
                 if field.name in self._references:
                     raise FeatureStoreError(

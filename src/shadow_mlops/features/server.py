@@ -69,10 +69,10 @@ class FeatureServer:
         together = threading.Barrier(self._threads)
 
         def open_and_read() -> None:
+            together.wait()  # so that no thread does it twice, and another not at all
             store = self._store()
             with contextlib.suppress(UnavailableError):
                 store.online(names, ["-"])
-            together.wait()  # so that no thread does it twice, and another not at all
 
         for done in [self._pool.submit(open_and_read) for _ in range(self._threads)]:
             done.result()
@@ -120,6 +120,10 @@ class FeatureServer:
                 self._complained = time.monotonic()
                 log.warning("features could not be read", reason=str(error))
             return _refused(question, str(error))
+        except Exception:
+            # Without an answer the client would only see a time-out, and nobody would learn of the defect.
+            log.exception("a read of features failed")
+            return _refused(question, "the read failed; the feature process's log says why")
         return Reply(question.id, vectors.values, vectors.held, vectors.times)
 
     def _store(self) -> FeatureStore:

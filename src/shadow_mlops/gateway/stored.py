@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import structlog
 
-from shadow_mlops.deployment.columns import Stored
-from shadow_mlops.deployment.fields import LARGEST, MAX_TEXT, AcceptedFields
+from shadow_mlops.deployment.columns import Stored, fits
+from shadow_mlops.deployment.fields import AcceptedFields
 from shadow_mlops.domain.errors import UnavailableError
 from shadow_mlops.domain.features import Kind
 from shadow_mlops.features.client import FeatureClient, Result, Row
-from shadow_mlops.features.seam import Held, Value
+from shadow_mlops.features.seam import Held
 from shadow_mlops.telemetry.metrics import Metrics, observe_many
 
 log = structlog.get_logger()
@@ -87,7 +87,7 @@ class StoredFeatures:
                 continue
             if found.held[at] == Held.EXPIRED:
                 self._expired.inc()
-            elif _usable(fields.kind_at(place), found.values[at]):
+            elif fits(fields.kind_at(place), found.values[at]):
                 full[place] = found.values[at]
                 columns.append(place)
             else:
@@ -130,15 +130,3 @@ class StoredFeatures:
         if time.monotonic() - self._complained > _COMPLAIN_SECONDS:
             self._complained = time.monotonic()
             log.error("the store has a value that the model cannot take; it counts as absent", feature=name, kind=kind)
-
-
-def _usable(kind: Kind, value: Value) -> bool:
-    if value is None:
-        return True
-    if kind == "string":
-        return isinstance(value, str) and len(value) <= MAX_TEXT
-    if isinstance(value, str) or not abs(value) <= LARGEST:
-        return False
-    if kind == "boolean":
-        return value in {0, 1}
-    return kind != "integer" or float(value).is_integer()

@@ -104,3 +104,5 @@ def _socket_path(run: Path) -> Iterator[Path]:
 
 if __name__ == "__main__":
     run(settings_from_environment(), parent=parent_from_environment())
+    sys.stderr.flush()
+    os._exit(0)  # a thread that a hanging store holds must not keep this process: there is nothing left to do

@@ -13,6 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shadow_mlops.deployment.columns import fits
 from shadow_mlops.domain.errors import DataRefusedError
 from shadow_mlops.domain.events import Origin
 from shadow_mlops.domain.features import Kind, Signature
@@ -164,13 +165,14 @@ def _joined(
     entities, moments = found["entity"].to_pylist(), found["moment"].to_pylist()
     rows = [row for row in rows if entities[row] is not None]
     names = tuple(name for name, each in wanted.items() if each)
+    kinds = {feature.name: feature.kind for feature in signature.features}
     opened = store()
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS]
         known = opened.history(names, [entities[row] for row in part], [moments[row] for row in part])
         for row, values in zip(part, known.values, strict=True):
             for name, value in zip(names, values, strict=True):
-                if value is not None and origins[name][row] in _JOINED:
+                if value is not None and origins[name][row] in _JOINED and fits(kinds[name], value):
                     columns[name][row] = value
                     joined[name] += 1
                     origins[name][row] = int(Origin.STORE)
