@@ -96,6 +96,13 @@ class Host:
         except FileNotFoundError:
             return {"events": 0, "challengers": {}}
 
+    def beats(self, challenger: subprocess.Popen[bytes]) -> bool:
+        """The challenger named c that is alive by its own heart-beat is this one."""
+        try:
+            return bool(json.loads((self.data / "run" / "challenger-c.json").read_bytes())["pid"] == challenger.pid)
+        except FileNotFoundError:
+            return False
+
     def output(self) -> str:
         return (self.data / "output").read_text(errors="replace")
 
@@ -149,6 +156,7 @@ def test_kill_9_of_the_challenger_leaves_exactly_one_result_for_each_sampled_eve
     assert found["shed"] == 0
     assert found["paired"] > host.written * 0.5
     assert found["unsampled"] > 0
+    wait_for(lambda: host.beats(challenger), "no heart-beat of the last one", host)  # before it, nothing hears SIGTERM
     challenger.send_signal(signal.SIGTERM)
     assert challenger.wait(10) == 0
     for pid in scorers:
