@@ -68,8 +68,8 @@ def train(  # noqa: PLR0917 - one parameter per option
     """Train a challenger on recorded traffic and its final labels, and register it under the alias `challenger`.
 
     What clients sent is taken as it was; what came from the feature store, or stood in for it, is joined as of each
-    event's time. Nothing is changed unless all went well. With --replay the new version first scores rows that it has not been
-    trained on, for `shadow compare` and `shadow gate evaluate`; then it is shadowed.
+    event's time. Nothing is changed unless all went well. With --replay the new version first scores rows that it has
+    not been trained on, for `shadow compare` and `shadow gate evaluate`; then it is shadowed.
 
     Exit codes: 0 done, 75 the data must not be trained on, 2 wrong arguments, 3 no champion or version taken, 4
     registry, 5 store or serving not available.
