@@ -16,6 +16,7 @@ from shadow_mlops.cli import (
     events,
     features,
     gate,
+    gateevaluate,
     gateway,
     models,
     monitor,
@@ -51,6 +52,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(events.app, name="events")
 app.add_typer(features.app, name="features")
+gate.app.command("evaluate")(gateevaluate.evaluate)
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
 retrain.app.command("train")(retraintrain.train)
