@@ -78,7 +78,8 @@ feast-ui: $(INSTALLED) ## Feast's own pages at http://127.0.0.1:8888
 
 .PHONY: test
 test: $(INSTALLED_DEV) ## every test that takes seconds; needs no Debian package
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest --ignore=tests/chaos -m "not slow" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest tests/chaos -m "not slow"
 
 .PHONY: test-fast
 test-fast: $(INSTALLED_DEV) ## tests of one process only

@@ -14,6 +14,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -89,10 +90,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[_ABSENT] = absent
     if not deselected:
         return
-    if os.environ.get("SHADOW_REQUIRE_SERVICES") == "1":
+    if _required() and not _is_worker(config):
         raise pytest.UsageError(f"SHADOW_REQUIRE_SERVICES=1, but {_counted(absent)}")
     items[:] = kept
     config.hook.pytest_deselected(items=deselected)
+
+
+def _required() -> bool:
+    return os.environ.get("SHADOW_REQUIRE_SERVICES") == "1"
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    """Of pytest-xdist: each worker collects every test, and only the process that started them can tell a person."""
+    return hasattr(config, "workeroutput")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    absent = session.config.stash.get(_ABSENT, Counter())
+    if _is_worker(session.config):
+        session.config.workeroutput["absent"] = dict(absent)
+    elif absent and _required():
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[_ABSENT] = Counter(getattr(node, "workeroutput", {}).get("absent", {}))
 
 
 def _counted(absent: Counter[str]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
+import structlog
 import typer
 from rich.console import Console
 
@@ -14,15 +16,18 @@ from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.cli.replay import moment
 from shadow_mlops.cli.train import shown_on, train_challenger
 from shadow_mlops.deployment import load_deployment
-from shadow_mlops.domain.deployment import Deployment
-from shadow_mlops.domain.errors import UnavailableError
+from shadow_mlops.domain.deployment import Deployment, Duration
+from shadow_mlops.domain.errors import SettingsError, ShadowError, UnavailableError
 from shadow_mlops.domain.features import Feature, Signature
+from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.features.seam import FeatureStore
 from shadow_mlops.models.prepared import read_card
 from shadow_mlops.models.registry import Registry
 from shadow_mlops.models.serving import read_serving
 from shadow_mlops.processes.settings import Settings, load_settings
 from shadow_mlops.telemetry.logs import configure_logs
+
+log = structlog.get_logger()
 
 _SEED = 1
 
@@ -37,11 +42,20 @@ class Trained(msgspec.Struct, frozen=True, kw_only=True):
     joined: dict[str, int]
     """Feature -> rows whose value the store's history gave."""
     metrics: dict[str, float]
+    replayed_since: str | None = None
+    """RFC 3339: from then on, what was replayed and not trained on; None: nothing was replayed."""
+    replayed: int = 0
+    """Events that the replay has scored."""
+    replay_problem: str = ""
+    """Why not all of them were; the version is registered all the same."""
 
 
 def train(  # noqa: PLR0917 - one parameter per option
     since: Annotated[str, typer.Option(help="Events from that time on, or 30d back. [default: all]")] = "",
     until: Annotated[str, typer.Option(help="Before that time. [default: now]")] = "",
+    replay: Annotated[
+        str, typer.Option(help="Leave out the newest span, such as 7d, and let the new version score it afterwards.")
+    ] = "",
     min_rows: Annotated[int, typer.Option(min=50, help="Fewer labelled events are refused.")] = 1000,
     max_rows: Annotated[int, typer.Option(min=50, help="Take the newest so many.")] = 200_000,
     version: Annotated[str | None, typer.Option(help="Of the challenger. [default: the next minor version]")] = None,
@@ -54,7 +68,8 @@ def train(  # noqa: PLR0917 - one parameter per option
     """Train a challenger on recorded traffic and its final labels, and register it under the alias `challenger`.
 
     What clients sent is taken as it was; what came from the feature store, or stood in for it, is joined as of each
-    event's time. Nothing is changed unless all went well.
+    event's time. Nothing is changed unless all went well. With --replay the new version first scores rows that it has not been
+    trained on, for `shadow compare` and `shadow gate evaluate`; then it is shadowed.
 
     Exit codes: 0 done, 75 the data must not be trained on, 2 wrong arguments, 3 no champion or version taken, 4
     registry, 5 store or serving not available.
@@ -67,14 +82,15 @@ def train(  # noqa: PLR0917 - one parameter per option
     configure_logs("retrain", level=settings.log_level)  # on standard error: standard output is for the result
     named = load_deployment(settings.deployment_file)
     step = shown_on(Console(stderr=True))
+    begin, end, cut = _spans(since, until, replay)
     with step("reading recorded events and labels"):
         made = training_set(
             settings.data_dir / "lake",
             _signature(settings),
             task=named.task,
             store=_store(settings, named),
-            since=moment(since, "--since") if since else None,
-            until=moment(until, "--until") if until else None,
+            since=begin,
+            until=cut or end,
             most_rows=max_rows,
             checks=Checks(rows=min_rows),
         )
@@ -92,11 +108,45 @@ def train(  # noqa: PLR0917 - one parameter per option
             made.table, target=TARGET, entity=entity, task=named.task, positive=positive, where="the traffic"
         )
         registry = Registry(settings.tracking_uri, settings.artifact_root)
-        card = train_challenger(
-            registry, split(data, seed=seed), name=named.name, seed=seed, version=version, step=step
-        )
+
+        def replayed(card: ModelCard) -> None:
+            nonlocal told
+            if cut is not None:
+                with step(f"replaying what came since {cut:%H:%M:%S} UTC"):
+                    told = _replayed(told, settings, card, cut, end or datetime.now(UTC))
+
+        rows = split(data, seed=seed)
+        card = train_challenger(registry, rows, name=named.name, seed=seed, version=version, first=replayed, step=step)
         told = msgspec.structs.replace(told, version=card.version, metrics=dict(card.metrics))
     print(msgspec.json.encode(told).decode())
+
+
+def _spans(since: str, until: str, replay: str) -> tuple[datetime | None, datetime | None, datetime | None]:
+    """What to train on, [begin, end), and from when on it is replayed instead."""
+    begin, end = moment(since, "--since") if since else None, moment(until, "--until") if until else None
+    if not replay:
+        return begin, end, None
+    try:
+        cut = (end or datetime.now(UTC)) - timedelta(seconds=Duration.parse(replay))
+    except (ValueError, OverflowError):
+        raise SettingsError(f"--replay takes a span such as 7d, 12h or 30m, not {replay!r}") from None
+    if begin is not None and begin >= cut:
+        raise SettingsError(f"--replay {replay} leaves nothing to train on: the span begins at {begin.isoformat()}")
+    return begin, end, cut
+
+
+def _replayed(told: Trained, settings: Settings, card: ModelCard, cut: datetime, end: datetime) -> Trained:
+    """A version that is registered and good stays so whatever becomes of its replay: it can be run again."""
+    from shadow_mlops.processes.replay import run  # noqa: PLC0415 - seconds to import
+
+    model = f"models:/{told.model}/{card.version}"
+    try:
+        done = run(settings, model, since=cut, until=end)
+    except ShadowError as error:
+        problem = f"{error} (again: shadow replay --model {model} --since {cut.isoformat()})"
+        log.error("the replay failed; the new version is shadowed without", problem=problem)
+        return msgspec.structs.replace(told, replay_problem=problem)
+    return msgspec.structs.replace(told, replayed_since=cut.isoformat(), replayed=done.scored)
 
 
 def _signature(settings: Settings) -> Signature:

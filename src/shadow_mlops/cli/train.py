@@ -155,7 +155,14 @@ def train_and_register(
 
 
 def train_challenger(
-    registry: Registry, rows: Split, *, name: str, seed: int, version: str | None = None, step: Step = quiet
+    registry: Registry,
+    rows: Split,
+    *,
+    name: str,
+    seed: int,
+    version: str | None = None,
+    first: Callable[[ModelCard], None] | None = None,
+    step: Step = quiet,
 ) -> ModelCard:
     """Train the boosted model on a split and register it as the challenger; who answers clients stays as it is.
 
@@ -163,6 +170,8 @@ def train_challenger(
     ----------
     version
         Human version; None takes the next minor one.
+    first
+        Called with the registered version before it becomes the challenger.
 
     Raises
     ------
@@ -172,7 +181,11 @@ def train_challenger(
     versions = _versions(registry, name, None, version)
     if "champion" in versions:
         raise ConflictError(f"{name} has no champion to challenge: scripts/train_model.py trains a first one")
-    return _fit_and_register(registry, name, rows, versions, seed=seed, step=step)["challenger"]
+    card = _fit_and_register(registry, name, rows, versions, seed=seed, aliased=False, step=step)["challenger"]
+    if first is not None:
+        first(card)
+    registry.set_alias(name, "challenger", registry.version(name, card.version).number)
+    return card
 
 
 def train(  # noqa: PLR0917 - one parameter per option
@@ -291,7 +304,14 @@ def _text(name: str, data: Dataset, defaults: Mapping[str, Default], feature_rep
 
 
 def _fit_and_register(
-    registry: Registry, name: str, rows: Split, versions: Mapping[str, str], *, seed: int, step: Step
+    registry: Registry,
+    name: str,
+    rows: Split,
+    versions: Mapping[str, str],
+    *,
+    seed: int,
+    aliased: bool = True,
+    step: Step,
 ) -> dict[str, ModelCard]:
     """Alias -> card, for each alias -> version that is wanted."""
     from shadow_mlops.training import fit  # noqa: PLC0415
@@ -313,7 +333,7 @@ def _fit_and_register(
                 reference=model.reference,
                 data_hash=model.data_hash,
                 params=model.params,
-                aliases=(alias,),
+                aliases=(alias,) if aliased else (),
                 tags={"kind": model.kind},
             )
     return cards
