@@ -15,7 +15,7 @@ from rich.console import Console
 from shadow_mlops.cli.envlines import EnvOption, append_lines
 from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.cli.replay import moment
-from shadow_mlops.domain.errors import SettingsError
+from shadow_mlops.domain.errors import ConflictError, SettingsError
 from shadow_mlops.processes.settings import load_settings
 from shadow_mlops.telemetry.logs import configure_logs
 
@@ -30,6 +30,7 @@ class _Trained(msgspec.Struct):
 
     version: str | None = None
     replayed_since: str | None = None
+    replay_problem: str = ""
 
 
 def evaluate(  # noqa: PLR0917 - one parameter per option
@@ -134,6 +135,8 @@ def _asked(version: str, since: str, trained: Path | None) -> tuple[str, datetim
         version, since = told.version or "", told.replayed_since or ""
         if not version:
             raise SettingsError(f"--trained {trained} names no version: it is of a dry run")
+        if told.replay_problem:
+            raise ConflictError(f"the replay of version {version} failed: {told.replay_problem}")
         if not since:
             raise SettingsError(
                 f"--trained {trained}: version {version} was trained on all there is; train with --replay SPAN, which"
