@@ -118,6 +118,14 @@ retrain: $(INSTALLED) ## train a challenger on recorded, labelled traffic [REPLA
 retrain-evaluate: $(INSTALLED) ## the gate's rule on what make retrain has left out [OUTPUT=FILE]
 	@$(BIN)/shadow gate evaluate --trained $(RETRAINING)/trained.json --format markdown $${OUTPUT:+--env "$$OUTPUT"}
 
+.PHONY: demo-loop
+demo-loop: $(INSTALLED) ## drift, retraining, shadow, promotion on live traffic, some five minutes [KILLS=0]
+	@$(BIN)/shadow demo loop --feature-repo feature_repo $(if $(KILLS),--kills $(KILLS))
+
+.PHONY: demo-record
+demo-record: $(INSTALLED) $(STORED) ## fill the data directory with the example's traffic and labels, drifted at half
+	@$(BIN)/shadow demo record --feature-repo feature_repo --drift-at 3000
+
 .PHONY: quality
 quality: $(INSTALLED_DEV) ## ruff, mypy --strict, import contracts, workflows
 	$(BIN)/ruff check .
@@ -144,6 +152,7 @@ verify: $(INSTALLED_DEV) ## slow tests, long faults and benchmarks (some hours);
 	@$(BIN)/python -m pytest -s tests/chaos/test_gate_live.py --seeds 20
 	@$(BIN)/python -m pytest -s tests/chaos/test_gate_kill.py --kills 50
 	@$(BIN)/python -m pytest -s tests/chaos/test_feature_hang.py --keyed 1000 --hang 30
+	@$(BIN)/python -m pytest -s tests/chaos/test_demo_loop.py --whole-demo
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python $$bench --write; done
 
 .PHONY: docker-build

@@ -11,6 +11,7 @@ from shadow_mlops.cli import (
     challenger,
     compare,
     console,
+    demo,
     doctor,
     drift,
     events,
@@ -55,6 +56,7 @@ app.add_typer(features.app, name="features")
 gate.app.command("evaluate")(gateevaluate.evaluate)
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
+app.add_typer(demo.app, name="demo")
 retrain.app.command("train")(retraintrain.train)
 app.add_typer(retrain.app, name="retrain")
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Annotated, Literal
@@ -55,8 +55,11 @@ class Summary(msgspec.Struct, kw_only=True):
     """Left over when the run was interrupted before their delay had passed."""
 
 
-class _Version(msgspec.Struct):
+class Answer(msgspec.Struct):
+    """What a run reads of an answer."""
+
     model_version: str = ""
+    label: int | str | None = None
 
 
 class Traffic:
@@ -76,6 +79,8 @@ class Traffic:
         Most connections open at once.
     timeout
         Seconds after which a request is given up.
+    seen
+        Called with the number of a row, its label, and the answer it got.
     """
 
     def __init__(
@@ -87,12 +92,14 @@ class Traffic:
         label_delay: float,
         connections: int,
         timeout: float,
+        seen: Callable[[int, Label | None, Answer], None] = lambda _number, _label, _answer: None,
     ) -> None:
         self._pool = Pool(url, self._predicted, connections=connections, timeout=timeout)
         # Labels go their own way: a slow /outcomes must not take a connection from a prediction.
         self._label_pool = Pool(url, self._reported, connections=4, timeout=timeout)
         self._rows = rows
         self._rate = rate
+        self._seen = seen
         self._delay = label_delay
         self._run = secrets.token_hex(6)
         self._pending: dict[str, Label] = {}
@@ -103,7 +110,7 @@ class Traffic:
         self._versions: Counter[str] = Counter()
         self._labels_failed = 0
         self._labels_posted = 0
-        self._decode = msgspec.json.Decoder(_Version).decode
+        self._decode = msgspec.json.Decoder(Answer).decode
         self._encode = msgspec.json.Encoder().encode
         self.sent = 0
 
@@ -154,10 +161,12 @@ class Traffic:
             return
         self._latencies.add(exchange.latency)
         try:
-            self._versions[self._decode(exchange.answer).model_version] += 1
+            answer = self._decode(exchange.answer)
         except msgspec.DecodeError:
             self._failed["protocol"] += 1
             return
+        self._versions[answer.model_version] += 1
+        self._seen(int(exchange.request_id.rpartition("-")[2]), label, answer)
         if label is not None:
             self._due.append((exchange.finished + self._delay, exchange.request_id, label))
 

@@ -21,20 +21,24 @@ _SEED = 2
 _TIME = pa.timestamp("us", "UTC")  # DuckDB cannot read nanoseconds
 
 
-def write_sources(folder: Path, *, customers: int = STORED_CUSTOMERS, now: datetime | None = None) -> None:
+def write_sources(
+    folder: Path, *, customers: int = STORED_CUSTOMERS, seed: int = _SEED, now: datetime | None = None
+) -> None:
     """Write the sources that ``feature_repo/definitions.py`` names.
 
     Parameters
     ----------
     customers
         How many; CUST-001 and on.
+    seed
+        Of the customers.
     now
         The newest values are of the hour before; None: this moment.
     """
-    drawn = generate(customers, seed=_SEED)
+    drawn = generate(customers, seed=seed)
     columns = drawn.columns()
     newest = now or datetime.now(UTC)
-    ages = np.random.default_rng(_SEED).uniform(0, timedelta(hours=1) / timedelta(microseconds=1), customers)
+    ages = np.random.default_rng(seed).uniform(0, timedelta(hours=1) / timedelta(microseconds=1), customers)
     times = pa.array(round(newest.timestamp() * 1e6) - ages.astype(np.int64)).cast(_TIME)
     folder.mkdir(parents=True, exist_ok=True)
     for name, features in VIEWS.items():

@@ -91,7 +91,9 @@ class FeatureServer:
                 task = asyncio.create_task(self._answer(question, writer))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-        except UnavailableError:  # the client has ended, or lost its patience
+        except (UnavailableError, asyncio.CancelledError):
+            # The client has ended or lost its patience, or this process ends: before Python 3.12 asyncio prints a
+            # handler that was cancelled as if it had failed.
             writer.close()
 
     async def _answer(self, question: Question, writer: asyncio.StreamWriter) -> None:
