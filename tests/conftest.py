@@ -71,9 +71,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--kills", type=int, default=5, help="of the monitor in test_gate_kill (verify: 50)")
     group.addoption("--keyed", type=float, default=300, help="keyed predictions/s of test_feature_hang (verify: 1000)")
     group.addoption("--hang", type=float, default=4, help="seconds that its store hangs (verify: 30)")
-    group.addoption(
-        "--whole-demo", action="store_true", help="test_demo_loop with a feature store (verify)"
-    )
+    group.addoption("--whole-demo", action="store_true", help="test_demo_loop with a feature store (verify)")
     group.addoption("--requests", type=int, default=100_000, help="requests of test_memory (verify: 1000000)")
 
 
