@@ -83,6 +83,19 @@ def test_a_better_challenger_is_promoted_and_the_evidence_verifies(tmp_path: Pat
     assert len(stored.chain(state)) == 1
 
 
+def test_what_a_version_may_have_been_trained_on_is_no_evidence_for_it(tmp_path: Path) -> None:
+    log = MemoryLog()
+    traffic(log, hours=10, better=0.15)  # enough for a promotion in the first hours
+    state = engine_at(tmp_path)
+    gates = Gates(lake_of(log, tmp_path), state, spec(), model="m")
+    registered = START_US + 6 * HOUR_US + 1  # the cohort that it falls into has begun without it
+    (status,) = gates.advance("champion-1", ROLES, {"challenger": registered})
+    assert status.cohorts <= 3
+    assert status.decision.labelled <= 3 * 40
+    (gate,) = stored.find(state, model="m", name="challenger", champion="champion-1", challenger="c-1")
+    assert gate.first_cohort == START_US // HOUR_US + 7
+
+
 def test_a_worse_challenger_is_rejected(tmp_path: Path) -> None:
     log = MemoryLog()
     traffic(log, hours=10, better=-0.15)

@@ -97,7 +97,7 @@ class Bench:
             clock=lambda: self.clock,
         )
 
-    def advance(self, champion, challengers):
+    def advance(self, champion, challengers, created_us):
         if self.error is not None:
             raise self.error
         return self.statuses

@@ -33,9 +33,9 @@ _CHECK_SECONDS = 10
 @app.command()
 def loop(  # noqa: PLR0917 - one parameter per option
     feature_repo: FeatureRepoOption = None,
-    rate: Annotated[float, typer.Option(min=50, max=5000, help="Requests per second, to each of two gateways.")] = 200,
-    before: Annotated[int, typer.Option(min=2000, help="Rows before the drift.")] = 9000,
-    after: Annotated[int, typer.Option(min=2000, help="Rows to count after the promotion.")] = 9000,
+    rate: Annotated[float, typer.Option(min=50, max=5000, help="Requests per second, to each of two gateways.")] = 150,
+    before: Annotated[int, typer.Option(min=2000, help="Rows before the drift.")] = 6000,
+    after: Annotated[int, typer.Option(min=2000, help="Rows to count after the promotion.")] = 6000,
     drift: Annotated[float, typer.Option(min=0, max=5, help="Size of the covariate drift.")] = 2.0,
     concept_drift: Annotated[float, typer.Option(min=0, max=1, help="Size of the concept drift.")] = 1.0,
     customers: Annotated[int, typer.Option(min=1000, help="Customers; they come back.")] = 20_000,
@@ -126,7 +126,7 @@ def _folder(asked: Path | None) -> Iterator[Path]:
 
 def _sites(plan: Plan, where: Path, feature_repo: Path | None, console: Console) -> tuple[Site, Site]:
     from shadow_mlops.cli.demosystem import Site, copy_repository, example_site  # noqa: PLC0415 - as above
-    from shadow_mlops.cli.train import shown_on  # noqa: PLC0415
+    from shadow_mlops.cli.steps import shown_on  # noqa: PLC0415
 
     step = shown_on(console)
     repository = None
@@ -149,7 +149,7 @@ def _sites(plan: Plan, where: Path, feature_repo: Path | None, console: Console)
 def _sections(repository: Path | None) -> dict[str, Any]:
     from shadow_mlops.cli.demosystem import shadow  # noqa: PLC0415 - as above
 
-    train = shadow("retrain", "train", "--min-rows", "3000", "--max-rows", "5000", "--replay", "15s")
+    train = shadow("retrain", "train", "--min-rows", "2000", "--max-rows", "4000", "--replay", "15s")
     # Two gateways, two stores, a sender and a training share perhaps two cores: a read may wait for one.
     stored = {} if repository is None else {"feature_store": {"path": str(repository), "timeout_ms": 250}}
     return {

@@ -22,9 +22,10 @@ import msgspec
 import uvloop
 
 from shadow_mlops.access import operator_token
+from shadow_mlops.cli.steps import Step
 from shadow_mlops.cli.traffic import Traffic
 from shadow_mlops.cli.trafficrows import example_rows
-from shadow_mlops.cli.train import Step, train_example
+from shadow_mlops.cli.train import train_example
 from shadow_mlops.domain.errors import SettingsError, UnavailableError
 from shadow_mlops.example.sources import write_sources
 from shadow_mlops.lake.manifest import read_manifest

@@ -43,7 +43,8 @@ def ensure_example(settings: Settings, console: Console, *, feature_repo: Path |
 
 def main() -> int:
     """Train the example with the settings of the environment."""
-    from shadow_mlops.cli.train import shown_on, train_example  # noqa: PLC0415 - scikit-learn
+    from shadow_mlops.cli.steps import shown_on  # noqa: PLC0415 - with what is next
+    from shadow_mlops.cli.train import train_example  # noqa: PLC0415 - scikit-learn
     from shadow_mlops.models.registry import Registry  # noqa: PLC0415
 
     settings = settings_from_environment()

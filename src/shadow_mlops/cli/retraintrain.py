@@ -14,7 +14,8 @@ from rich.console import Console
 
 from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.cli.replay import moment
-from shadow_mlops.cli.train import shown_on, train_challenger
+from shadow_mlops.cli.steps import shown_on
+from shadow_mlops.cli.train import train_challenger
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.deployment import Deployment, Duration
 from shadow_mlops.domain.errors import SettingsError, ShadowError, UnavailableError

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from shadow_mlops.cli.options import DataDirOption
+from shadow_mlops.cli.steps import Step, quiet, shown_on
 from shadow_mlops.deployment import load_deployment, parse_deployment
 from shadow_mlops.domain.errors import ConflictError, ModelNotFoundError, SettingsError, TrainingError
 from shadow_mlops.domain.models import ModelCard, Task
@@ -35,9 +34,6 @@ EXAMPLE_HELD_OUT = 10_000
 _ROLES: dict[str, ModelKind] = {"champion": "linear", "challenger": "boosting"}
 _FIRST_VERSION = (1, 0, 0)
 
-Step: TypeAlias = Callable[[str], AbstractContextManager[object]]
-"""Called with what is about to be done; what it returns is left when that is done."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -56,24 +52,6 @@ class Outcome:
     cards: dict[str, ModelCard]
     deployment_file: Path
     notes: tuple[str, ...]
-
-
-def quiet(_doing: str) -> AbstractContextManager[object]:
-    """A step that shows nothing."""
-    return nullcontext()
-
-
-def shown_on(console: Console) -> Step:
-    """Steps with a spinner on a terminal, one line each elsewhere."""
-
-    @contextmanager
-    def step(doing: str) -> Iterator[None]:
-        began = time.perf_counter()
-        with console.status(f"{doing} …") if console.is_terminal else nullcontext():
-            yield
-        console.print(f"{doing}: {time.perf_counter() - began:.1f} s", style="dim", highlight=False)
-
-    return step
 
 
 def train_example(

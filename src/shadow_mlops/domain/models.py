@@ -11,6 +11,10 @@ from shadow_mlops.domain.features import Signature
 Task: TypeAlias = Literal["binary", "multiclass", "regression"]
 
 
+CREATED_US = "created_us"
+"""Key in a card's provenance: when the version was registered, microseconds since 1970 by the registry's clock."""
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """One prepared model version, as its directory's ``card.json`` holds it.
 
@@ -33,6 +37,11 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     provenance: dict[str, str] = {}
     """How the file came to be: origin flavour, ``largest_difference`` and ``tolerance`` of the export, data hash."""
+
+    @property
+    def created_us(self) -> int:
+        """When the version was registered; 0: not known."""
+        return int(self.provenance.get(CREATED_US, 0))
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -14,6 +12,7 @@ import structlog
 from sqlalchemy import Engine
 
 from shadow_mlops.domain.errors import StateError, UnavailableError
+from shadow_mlops.rounds import LOOK_SECONDS, Rounds
 from shadow_mlops.state import outbox
 from shadow_mlops.state.outbox import Alert
 
@@ -27,7 +26,6 @@ MOST_ATTEMPTS = 20
 _TIMEOUT_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 900.0
-_LOOK_SECONDS = 5.0  # for messages that another process of this database has written
 
 
 class Receiver(Protocol):
@@ -110,7 +108,7 @@ def post_json(url: str, content: object, *, headers: Mapping[str, str], timeout:
         raise UnavailableError(f"answered {status}")
 
 
-class Courier:
+class Courier(Rounds):
     """Delivers what the outbox holds until it is told to end.
 
     Parameters
@@ -123,6 +121,10 @@ class Courier:
         Monotonic seconds.
     """
 
+    name = "alerts"
+    complaint = "alerts cannot be delivered"
+    wrong = (StateError,)
+
     def __init__(
         self,
         state: Engine,
@@ -131,36 +133,17 @@ class Courier:
         told: Callable[[str, str], None] = lambda _kind, _result: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._state = state
         self._receivers = dict(receivers)
         self._told = told
         self._clock = clock
         self._due: dict[int, float] = {}
-        self._wanted = threading.Event()
-        self._ended = threading.Event()
-        context = contextvars.copy_context()  # the name of this process, for the log
-        self._thread = threading.Thread(target=context.run, args=(self._run,), name="alerts", daemon=True)
-        self._problem = ""
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of receivers that there are."""
         return tuple(self._receivers)
-
-    def start(self) -> None:
-        """Begin to deliver."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """There is something new."""
-        self._wanted.set()
-
-    def close(self, seconds: float = 1.0) -> None:
-        """End after the attempt that is under way, if it ends in that time; what is left is delivered later."""
-        self._ended.set()
-        self._wanted.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     def round(self) -> float:
         """Try whatever is due.
@@ -177,7 +160,7 @@ class Courier:
                 break
             if self._due[alert.id] <= self._clock():
                 self._try(alert)
-        return min([max(due - self._clock(), 0.0) for due in self._due.values()], default=_LOOK_SECONDS)
+        return min([max(due - self._clock(), 0.0) for due in self._due.values()], default=LOOK_SECONDS)
 
     def _try(self, alert: Alert) -> None:
         receiver = self._receivers.get(alert.kind)
@@ -203,17 +186,3 @@ class Courier:
         self._due[alert.id] = self._clock() + min(_FIRST_PAUSE_SECONDS * 2.0 ** (attempts - 1), _LONGEST_PAUSE_SECONDS)
         if attempts == 1:
             log.warning("alert is delivered later", kind=alert.kind, alert=alert.key, problem=problem)
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._wanted.clear()
-            try:
-                pause = self.round()
-            except StateError as error:
-                pause = _LOOK_SECONDS
-                if str(error) != self._problem:
-                    log.error("alerts cannot be delivered", problem=str(error))
-                self._problem = str(error)
-            else:
-                self._problem = ""
-            self._wanted.wait(min(pause, _LOOK_SECONDS))

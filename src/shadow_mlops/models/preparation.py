@@ -11,7 +11,7 @@ import structlog
 
 from shadow_mlops.domain.errors import ModelRefusedError
 from shadow_mlops.domain.features import Signature
-from shadow_mlops.domain.models import ModelCard
+from shadow_mlops.domain.models import CREATED_US, ModelCard
 from shadow_mlops.models.endpoint import RUNTIME_TAG, TIMEOUT_TAG, Endpoint, endpoint_of_tags, read_endpoint
 from shadow_mlops.models.foreign import Artefacts, RecentRows, read_artefacts, read_signature, rows_of, stated_task
 from shadow_mlops.models.outputs import OUTPUTS, declared_outputs
@@ -100,7 +100,7 @@ def prepare(
                 card = prepare_remote(made, endpoint, card, rows)
             else:
                 card = prepare_elsewhere(artefacts, made, described.flavor, card, rows, allow_pickle=allow_pickle)
-        write_card(made, _with_notes(card, run_id=source))
+        write_card(made, _with_notes(card, run_id=source, **{CREATED_US: str(version.created_us)}))
         _put(made, target, source, endpoint)
     log.info(
         "model prepared",

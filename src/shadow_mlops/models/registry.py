@@ -42,6 +42,8 @@ class RegisteredVersion(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     tags: dict[str, str] = {}
     aliases: tuple[str, ...] = ()
+    created_us: int = 0
+    """Since 1970, by the registry: it has learned from nothing that happened later. 0: not known."""
 
     @property
     def human(self) -> str:
@@ -323,7 +325,12 @@ def _version(found: Any, aliases: Mapping[str, str]) -> RegisteredVersion:
     number = str(found.version)
     own = tuple(sorted(alias for alias, target in aliases.items() if target == number))
     return RegisteredVersion(
-        name=found.name, number=number, run_id=found.run_id or "", tags=dict(found.tags), aliases=own
+        name=found.name,
+        number=number,
+        run_id=found.run_id or "",
+        tags=dict(found.tags),
+        aliases=own,
+        created_us=int(found.creation_timestamp or 0) * 1000,
     )
 
 

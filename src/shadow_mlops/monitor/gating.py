@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -35,11 +35,14 @@ class Roles:
     ----------
     challengers
         Name -> version.
+    created_us
+        Name -> when its version was registered, microseconds since 1970; what is not known is absent.
     """
 
     champion: str
     challengers: Mapping[str, str]
     canary: CanaryStatus | None
+    created_us: Mapping[str, int] = field(default_factory=dict)
 
 
 class Acting(Protocol):
@@ -131,7 +134,7 @@ class Gating:
 
     def _look(self, roles: Roles) -> None:
         # In a canary step the champion stays champion, so the gate that started it goes on being shown.
-        statuses = self._gates.advance(roles.champion, roles.challengers)
+        statuses = self._gates.advance(roles.champion, roles.challengers, roles.created_us)
         step = self._watch.look(roles.champion, roles.canary) if roles.canary is not None else None
         if self._problem:
             log.info("gates advance again")

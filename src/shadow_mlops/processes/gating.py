@@ -98,12 +98,16 @@ def roles_of(data_dir: Path, deployment: Deployment) -> Roles | None:
     if serving is None:
         return None
 
-    def version(directory: str) -> str:
-        return read_card(data_dir / directory).version
-
-    challengers = {name: version(directory) for name, directory in serving.challengers.items()}
-    canary = None if serving.canary is None else _status(serving.canary, version(serving.canary.directory), deployment)
-    return Roles(champion=version(serving.champion), challengers=challengers, canary=canary)
+    cards = {name: read_card(data_dir / directory) for name, directory in serving.challengers.items()}
+    canary = None
+    if serving.canary is not None:
+        canary = _status(serving.canary, read_card(data_dir / serving.canary.directory).version, deployment)
+    return Roles(
+        champion=read_card(data_dir / serving.champion).version,
+        challengers={name: card.version for name, card in cards.items()},
+        canary=canary,
+        created_us={name: card.created_us for name, card in cards.items() if card.created_us},
+    )
 
 
 def _status(step: CanaryStep, version: str, deployment: Deployment) -> CanaryStatus:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
-import threading
 import time
 from collections.abc import Callable
 
@@ -12,17 +10,15 @@ from sqlalchemy import Engine
 
 from shadow_mlops.domain.errors import ShadowError
 from shadow_mlops.retraining.actions import Action, Result
+from shadow_mlops.rounds import LOOK_SECONDS, Rounds
 from shadow_mlops.state import triggers
 from shadow_mlops.state.triggers import Trigger
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 5.0  # for triggers that another process of this database has written
-_RETRY_SECONDS = 5.0
 
-
-class Runner:
-    """Sees to the triggers of a deployment until it is told to end; no two run at a time.
+class Runner(Rounds):
+    """Sees to the triggers of a deployment until it is told to end; no two run at a time, and a command outlives it.
 
     Parameters
     ----------
@@ -33,6 +29,10 @@ class Runner:
         Monotonic seconds.
     """
 
+    name = "retraining"
+    complaint = "triggers of retraining cannot be seen to"
+    wrong = (ShadowError, OSError, ValueError)
+
     def __init__(
         self,
         state: Engine,
@@ -42,32 +42,13 @@ class Runner:
         told: Callable[[str], None] = lambda _result: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self._state = state
         self._deployment = deployment
         self._action = action
         self._told = told
         self._clock = clock
         self._due: dict[str, float] = {}
-        self._wanted = threading.Event()
-        self._ended = threading.Event()
-        context = contextvars.copy_context()  # the name of this process, for the log
-        self._thread = threading.Thread(target=context.run, args=(self._run,), name="retraining", daemon=True)
-        self._problem = ""
-
-    def start(self) -> None:
-        """Begin to see to triggers."""
-        self._thread.start()
-
-    def wake(self) -> None:
-        """There is something new."""
-        self._wanted.set()
-
-    def close(self, seconds: float = 2.0) -> None:
-        """End, if a request that is under way ends in that time; a command goes on, and is waited for next time."""
-        self._ended.set()
-        self._wanted.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
 
     def round(self) -> float:
         """See to the trigger that is due, if there is one, to the end of its attempt.
@@ -86,7 +67,7 @@ class Runner:
         later = {key: due for key, due in self._due.items() if due > now}
         trigger = triggers.claim(self._state, self._deployment, action=self._action.kind, leaving=later)
         if trigger is None:
-            return min((due - now for due in later.values()), default=_LOOK_SECONDS)
+            return min((due - now for due in later.values()), default=LOOK_SECONDS)
         self._told("started")
         log.info("retraining runs", trigger=trigger.key, attempt=trigger.attempts, action=self._action.shown)
         result = self._result(trigger)
@@ -125,17 +106,3 @@ class Runner:
             log.warning("retraining was refused", problem=result.problem, **told)
         else:
             log.error("retraining has failed", problem=result.problem, again=again, **told)
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            self._wanted.clear()
-            try:
-                pause = self.round()
-            except (ShadowError, OSError, ValueError) as error:
-                pause = _RETRY_SECONDS
-                if str(error) != self._problem:
-                    log.error("triggers of retraining cannot be seen to", problem=str(error))
-                self._problem = str(error)
-            else:
-                self._problem = ""
-            self._wanted.wait(min(pause, _LOOK_SECONDS))

@@ -75,7 +75,9 @@ class Gates:
         self._model = model
         self._threads = threads
 
-    def advance(self, champion: str, challengers: Mapping[str, str]) -> list[GateStatus]:
+    def advance(
+        self, champion: str, challengers: Mapping[str, str], created_us: Mapping[str, int] | None = None
+    ) -> list[GateStatus]:
         """Take in whatever cohorts have closed, for each challenger, until it is decided.
 
         Parameters
@@ -84,6 +86,9 @@ class Gates:
             Version that serves.
         challengers
             Challenger name -> version.
+        created_us
+            Challenger name -> when its version was registered, microseconds since 1970. It may have learned from what
+            happened before, so its gate begins with the first cohort after that.
 
         Raises
         ------
@@ -93,7 +98,8 @@ class Gates:
         manifest = read_manifest(self._lake)
         found = []
         for name, version in sorted(challengers.items()):
-            gate = self._gate(manifest, name, champion, version, len(challengers))
+            floor = -(-(created_us or {}).get(name, 0) // self.spec.cohort_us)
+            gate = self._gate(manifest, name, champion, version, challengers=len(challengers), floor=floor)
             if gate is not None:
                 found.append(self._advanced(manifest, gate))
         return found
@@ -132,7 +138,7 @@ class Gates:
         return Verified(evidence_id=key, valid=not problems, problems=tuple(problems))
 
     def _gate(
-        self, manifest: Manifest, name: str, champion: str, challenger: str, challengers: int
+        self, manifest: Manifest, name: str, champion: str, challenger: str, *, challengers: int, floor: int
     ) -> StoredGate | None:
         known = stored.find(self._state, model=self._model, name=name, champion=champion, challenger=challenger)
         gate = next((each for each in known if each.spec_hash == self.spec.hash), None)
@@ -145,6 +151,7 @@ class Gates:
                 first = first_cohort(connection, matchup_of(self.spec, champion, challenger, name))
         if first is None:
             return None
+        first = max(first, floor)
         log.info("gate opened", challenger=name, version=challenger, champion=champion, first_cohort=first)
         return stored.begin(
             self._state,
