@@ -14,7 +14,7 @@ from system import ROOT
 pytestmark = pytest.mark.chaos
 
 SHADOW = str(Path(sys.executable).with_name("shadow"))
-SMALL = ["--before", "4000", "--after", "4000", "--customers", "15000"]
+SMALL = ["--rate", "400", "--before", "4000", "--after", "4000"]
 
 
 def told(folder: Path, *arguments: str) -> dict:

@@ -142,7 +142,9 @@ def _sites(plan: Plan, where: Path, feature_repo: Path | None, console: Console)
         "MLFLOW_TRACKING_URI": made.tracking_uri,
         "MODEL_CHAMPION_VERSION": "2.1.0",
     }
-    beside = made.model_copy(update={"data_dir": where / "frozen", "mlflow_tracking_uri": made.tracking_uri})
+    beside = made.model_copy(
+        update={"data_dir": where / "frozen", "mlflow_tracking_uri": made.tracking_uri, "log_level": "ERROR"}
+    )
     return Site(made, check), Site(beside, pinned)
 
 
@@ -158,7 +160,7 @@ def _sections(repository: Path | None) -> dict[str, Any]:
         "drift": {"window": {"hours": 1, "min_rows": 1000, "rows": 2000}, "bucket": "1s", "run_length": "30d"},
         "gate": {"metric": "log_loss", "min_labels": 200, "auto_promote": True},
         "canary": {"steps": [0.1, 0.5], "values_per_step": 300},
-        "retrain": {"action": {"command": train}, "windows": 4, "cool_down": "30s", "daily_budget": 10},
+        "retrain": {"action": {"command": train}, "windows": 3, "cool_down": "30s", "daily_budget": 10},
     }
 
 

@@ -294,7 +294,7 @@ class Story:
             failed=self._sender.failed,
             problems=(),
         )
-        evidence = {str(each["details"].get("evidence", "")) for each in promotions}
+        evidence = {str(each["details"]["evidence"]) for each in trail if "evidence" in each["details"]}
         gates = open_gates(self._settings, self._deployment, self._state)
         broken = tuple(f"evidence {each} does not verify" for each in evidence if not gates.verify(each).valid)
         return msgspec.structs.replace(found, problems=(*problems(found, self._new), *broken))
