@@ -100,9 +100,23 @@ drift-report: $(INSTALLED) ## the same as a page: reports/drift.html
 	@mkdir -p reports
 	@$(SAMPLE_CHECK) --format html --output reports/drift.html || test $$? -eq 1
 
+# What these take is expanded by the shell alone: in a text that comes from elsewhere make would run $(shell …).
+RETRAINING := reports/retraining
+
+.PHONY: retrain-check
+retrain-check: $(INSTALLED) ## has recorded traffic drifted? [SINCE=7d THRESHOLD=0.2 OUTPUT=FILE]; that it has is no failure
+	@$(BIN)/shadow drift report --format markdown $${OUTPUT:+--env "$$OUTPUT"} \
+		$${SINCE:+--since "$$SINCE"} $${THRESHOLD:+--psi-threshold "$$THRESHOLD"} || test $$? -eq 1
+
 .PHONY: retrain
-retrain: $(INSTALLED) ## train a challenger on recorded, labelled traffic
-	@$(BIN)/shadow retrain train
+retrain: $(INSTALLED) ## train a challenger on recorded, labelled traffic [REPLAY=25%: leave out the newest, to judge it]
+	@mkdir -p $(RETRAINING)
+	@$(BIN)/shadow retrain train $${REPLAY:+--replay "$$REPLAY"} >$(RETRAINING)/trained.json
+	@cat $(RETRAINING)/trained.json
+
+.PHONY: retrain-evaluate
+retrain-evaluate: $(INSTALLED) ## the gate's rule on what make retrain has left out [OUTPUT=FILE]
+	@$(BIN)/shadow gate evaluate --trained $(RETRAINING)/trained.json --format markdown $${OUTPUT:+--env "$$OUTPUT"}
 
 .PHONY: demo-loop
 demo-loop: $(INSTALLED) ## drift, retraining, shadow, promotion on live traffic, some five minutes [KILLS=0]
@@ -113,11 +127,13 @@ demo-record: $(INSTALLED) $(STORED) ## fill the data directory with the example'
 	@$(BIN)/shadow demo record --feature-repo feature_repo --drift-at 3000
 
 .PHONY: quality
-quality: $(INSTALLED_DEV) ## ruff, mypy --strict, import contracts
+quality: $(INSTALLED_DEV) ## ruff, mypy --strict, import contracts, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github/workflows
 
 .PHONY: pre-commit
 pre-commit: $(INSTALLED_DEV) ## the hooks of .pre-commit-config.yaml on every file

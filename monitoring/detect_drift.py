@@ -38,7 +38,12 @@ def options() -> argparse.ArgumentParser:
     add("--psi-threshold", type=driftrules.psi_threshold, metavar="X", help="PSI above which a feature alerts")
     add("--ks-threshold", type=driftrules.ks_threshold, metavar="X", help="the same of the KS distance")
     add("--js-threshold", type=driftrules.js_threshold, metavar="X", help="the same of the Jensen-Shannon distance")
-    add("--format", choices=("text", "json", "html"), default="text", help="form of the report (default: text)")
+    add(
+        "--format",
+        choices=("text", "json", "html", "markdown"),
+        default="text",
+        help="form of the report (default: text)",
+    )
     add("--output", type=Path, metavar="FILE", help="write the report there and print the verdict")
     add("--drift-features", nargs="+", metavar="F", help="features of the sample that drift (default: four)")
     add(

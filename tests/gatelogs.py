@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import numpy as np
 
 from lakelogs import BINARY
-from shadow_mlops.domain.events import EVENTS, OUTCOMES, EventSchema, OutcomeSchema, Span, Status, results_stream
+from shadow_mlops.domain.events import (
+    EVENTS,
+    OUTCOMES,
+    EventSchema,
+    OutcomeSchema,
+    Span,
+    Status,
+    replays_stream,
+    results_stream,
+)
 from shadow_mlops.eventlog import EventBatch, EventLog, OutcomeBatch, ResultBatch
 from shadow_mlops.eventlog.records import NO_TIME
+from shadow_mlops.eventlog.seam import Appender
 from shadowing import RESULTS
 
 HOUR_US = 3_600_000_000
@@ -25,6 +36,8 @@ class Hours:
         self._events = log.appender(EVENTS, writer="gateway-0")
         self._outcomes = log.appender(OUTCOMES, writer="gateway-0")
         self._results = log.appender(results_stream("challenger"), writer="challenger")
+        self._replays: dict[str, Appender] = {}
+        self._log = log
         self._entities = entities
         self._number = 0
 
@@ -59,22 +72,27 @@ class Hours:
         return Span(segment, row, n, n), ids
 
     def shadow(
+        self,
+        span: Span,
+        scores: Sequence[float],
+        *,
+        statuses: Sequence[Status] | None = None,
+        version: str = "c-1",
+        swapped: bool = False,
+    ) -> None:
+        """What the other side says; ``swapped``: the lake is told that this is the champion's."""
+        said = _said(span, scores, statuses, challenger="challenger", version=version)
+        schema = msgspec.structs.replace(said.schema, swapped=swapped)
+        self._results.append(replace(said, schema=schema))
+
+    def replay(
         self, span: Span, scores: Sequence[float], *, statuses: Sequence[Status] | None = None, version: str = "c-1"
     ) -> None:
-        """What the other side says."""
-        codes = np.array(statuses or [Status.PAIRED] * span.count, dtype=np.uint8)
-        p = np.array(scores, dtype=float)
-        both = np.stack([1 - p, p], axis=1)
-        both[codes != Status.PAIRED] = np.nan
-        self._results.append(
-            ResultBatch(
-                schema=msgspec.structs.replace(RESULTS, challenger="challenger", version=version),
-                spans=[span],
-                statuses=codes,
-                scores=both,
-                latencies=np.full(span.count, 90, dtype=np.uint32),
-            )
-        )
+        """What a version said in a replay."""
+        stream = replays_stream(version)
+        if stream not in self._replays:
+            self._replays[stream] = self._log.appender(stream, writer="replay")
+        self._replays[stream].append(_said(span, scores, statuses, challenger="replay", version=version))
 
     def label(self, hour: float, ids: Sequence[str], labels: Sequence[int | str]) -> None:
         """Outcomes that are received at an hour."""
@@ -100,5 +118,21 @@ class Hours:
             appender.beat()
 
     def close(self) -> None:
-        for appender in (self._events, self._results, self._outcomes):
+        for appender in (self._events, self._results, self._outcomes, *self._replays.values()):
             appender.close()
+
+
+def _said(
+    span: Span, scores: Sequence[float], statuses: Sequence[Status] | None, *, challenger: str, version: str
+) -> ResultBatch:
+    codes = np.array(statuses or [Status.PAIRED] * span.count, dtype=np.uint8)
+    p = np.array(scores, dtype=float)
+    both = np.stack([1 - p, p], axis=1)
+    both[codes != Status.PAIRED] = np.nan
+    return ResultBatch(
+        schema=msgspec.structs.replace(RESULTS, challenger=challenger, version=version),
+        spans=[span],
+        statuses=codes,
+        scores=both,
+        latencies=np.full(span.count, 90, dtype=np.uint32),
+    )

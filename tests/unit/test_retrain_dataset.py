@@ -16,7 +16,7 @@ from shadow_mlops.domain.features import Feature, Signature
 from shadow_mlops.eventlog.memory import MemoryLog
 from shadow_mlops.eventlog.records import EventBatch
 from shadow_mlops.features.memory import MemoryFeatures
-from shadow_mlops.retraining.dataset import ENTITY, TARGET, Checks, training_set
+from shadow_mlops.retraining.dataset import ENTITY, TARGET, Checks, newest_share, training_set
 
 SCHEMA = msgspec.structs.replace(BINARY, numbers=("tenure", "charge"), strings=("plan",))
 SIGNATURE = Signature((Feature("tenure", "integer"), Feature("charge"), Feature("plan", "string")))
@@ -97,6 +97,18 @@ def test_the_newest_rows_of_the_span_are_taken(tmp_path: Path):
     assert tenures() == list(range(10))
     assert tenures(most_rows=4) == [6, 7, 8, 9]
     assert tenures(since=at[3], until=at[6]) == [3, 4, 5]
+
+
+def test_the_newest_share_is_of_the_labelled_events(tmp_path: Path):
+    # eight minutes, the last four without a label: half of the labelled ones are two
+    rows = [("a", 1.0, 1.0, "x", [REQUEST] * 3, "1" if minute < 4 else None) for minute in range(8)]
+    lake = recorded(tmp_path, rows)
+    assert newest_share(lake, 0.5, now=NOW) == datetime.fromtimestamp(NOW_US / 1e6 + 60, UTC)
+    later = datetime.fromtimestamp(NOW_US / 1e6 + 120, UTC)
+    assert newest_share(lake, 0.01, now=NOW) == datetime.fromtimestamp(NOW_US / 1e6 + 180, UTC)
+    assert newest_share(lake, 0.9, since=later, now=NOW) == later
+    with pytest.raises(DataRefusedError, match="no labelled event"):
+        newest_share(lake, 0.5, since=later, until=later, now=NOW)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from shadow_mlops.cli import (
     events,
     features,
     gate,
+    gateevaluate,
     gateway,
     models,
     monitor,
@@ -52,6 +53,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(events.app, name="events")
 app.add_typer(features.app, name="features")
+gate.app.command("evaluate")(gateevaluate.evaluate)
 app.add_typer(gate.app, name="gate")
 app.add_typer(drift.app, name="drift")
 app.add_typer(demo.app, name="demo")

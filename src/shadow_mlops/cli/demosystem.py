@@ -203,7 +203,7 @@ class Site:
         if not manifest.schemas:
             return 0
         with reading(lake), closing(connect(lake, manifest, tables=("labels",))) as connection:
-            found = connection.sql("SELECT count(*) FROM labels WHERE verdict = 'joined'").fetchone()
+            found = connection.execute("SELECT count(*) FROM labels WHERE verdict = 'joined'").fetchone()
         return int(found[0]) if found else 0
 
 

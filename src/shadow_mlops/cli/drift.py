@@ -17,10 +17,12 @@ from shadow_mlops.cli.driftrules import (
     psi_threshold,
     rules_in_force,
 )
+from shadow_mlops.cli.envlines import EnvOption, append_lines
 from shadow_mlops.cli.exits import ErrorsExitTwo
 from shadow_mlops.cli.options import DataDirOption, DeploymentOption
 from shadow_mlops.cli.replay import moment
 from shadow_mlops.domain.errors import DriftError, SettingsError
+from shadow_mlops.drift.wording import sentence
 from shadow_mlops.processes.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # SciPy and DuckDB take a second to import: only who checks pays for them
@@ -127,12 +129,13 @@ def report(  # noqa: PLR0917 - one parameter per option
     output: Annotated[
         Path | None,
         typer.Option(
-            help=f"Where to write it; by default {REPORT} for HTML, standard output for the others.", show_default=False
+            help=f"Where to write it; by default {REPORT} for HTML, else standard output.", show_default=False
         ),
     ] = None,
     psi: PsiOption = None,
     ks: KsOption = None,
     js: JsOption = None,
+    env: EnvOption = None,
     deployment: DeploymentOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -158,6 +161,15 @@ def report(  # noqa: PLR0917 - one parameter per option
         with archived(settings.data_dir / "lake", identity, since=first, until=last) as rows:
             found = traffic_report(rows, reference, rules, bin_count=stated.drift.bins if stated else 10)
         deliver(found, form, output)
+        append_lines(
+            env,
+            {
+                "drifted": found.verdict != "none",
+                "verdict": found.verdict,
+                "rows": found.current_rows,
+                "features": sentence(", ".join(dict.fromkeys(score.feature for score in found.scores if score.alert))),
+            },
+        )
     raise typer.Exit(found.verdict != "none")
 
 

@@ -1,4 +1,4 @@
-"""How a drift report leaves: as text, JSON or HTML, on standard output or into a file."""
+"""How a drift report leaves: as text, JSON, HTML or Markdown, on standard output or into a file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from rich.console import Console
 
 from shadow_mlops.domain.errors import SettingsError
 from shadow_mlops.drift.html import page
+from shadow_mlops.drift.markdown import markdown
 from shadow_mlops.drift.report import DriftReport, encode_report
 from shadow_mlops.drift.text import rendered
 from shadow_mlops.drift.wording import TITLES, sentence
 from shadow_mlops.durable import replace_durably
 
-Format: TypeAlias = Literal["text", "json", "html"]
+Format: TypeAlias = Literal["text", "json", "html", "markdown"]
 _WIDTH = 110  # of a file or a pipe: room for every column
 
 
@@ -59,6 +60,8 @@ def _content(report: DriftReport, form: Format) -> bytes:
         return encode_report(report)
     if form == "html":
         return page(report).encode()
+    if form == "markdown":
+        return markdown(report).encode()
     text = io.StringIO()
     console = Console(file=text, width=_WIDTH, highlight=False, color_system=None)
     for part in rendered(report):

@@ -55,7 +55,10 @@ def train(  # noqa: PLR0917 - one parameter per option
     since: Annotated[str, typer.Option(help="Events from that time on, or 30d back. [default: all]")] = "",
     until: Annotated[str, typer.Option(help="Before that time. [default: now]")] = "",
     replay: Annotated[
-        str, typer.Option(help="Leave out the newest span, such as 7d, and let the new version score it afterwards.")
+        str,
+        typer.Option(
+            help="Leave out the newest span, such as 7d or 25% of what is labelled; the new version scores it."
+        ),
     ] = "",
     min_rows: Annotated[int, typer.Option(min=50, help="Fewer labelled events are refused.")] = 1000,
     max_rows: Annotated[int, typer.Option(min=50, help="Take the newest so many.")] = 200_000,
@@ -83,7 +86,7 @@ def train(  # noqa: PLR0917 - one parameter per option
     configure_logs("retrain", level=settings.log_level)  # on standard error: standard output is for the result
     named = load_deployment(settings.deployment_file)
     step = shown_on(Console(stderr=True))
-    begin, end, cut = _spans(since, until, replay)
+    begin, end, cut = _spans(settings, since, until, replay)
     with step("reading recorded events and labels"):
         made = training_set(
             settings.data_dir / "lake",
@@ -122,18 +125,34 @@ def train(  # noqa: PLR0917 - one parameter per option
     print(msgspec.json.encode(told).decode())
 
 
-def _spans(since: str, until: str, replay: str) -> tuple[datetime | None, datetime | None, datetime | None]:
+def _spans(
+    settings: Settings, since: str, until: str, replay: str
+) -> tuple[datetime | None, datetime | None, datetime | None]:
     """What to train on, [begin, end), and from when on it is replayed instead."""
     begin, end = moment(since, "--since") if since else None, moment(until, "--until") if until else None
     if not replay:
         return begin, end, None
     try:
-        cut = (end or datetime.now(UTC)) - timedelta(seconds=Duration.parse(replay))
+        cut = (
+            _share(settings, begin, end, float(replay[:-1]) / 100)
+            if replay.endswith("%")
+            else (end or datetime.now(UTC)) - timedelta(seconds=Duration.parse(replay))
+        )
     except (ValueError, OverflowError):
-        raise SettingsError(f"--replay takes a span such as 7d, 12h or 30m, not {replay!r}") from None
+        raise SettingsError(
+            f"--replay takes a span such as 7d, 12h or 30m, or a share such as 25%, not {replay!r}"
+        ) from None
     if begin is not None and begin >= cut:
         raise SettingsError(f"--replay {replay} leaves nothing to train on: the span begins at {begin.isoformat()}")
     return begin, end, cut
+
+
+def _share(settings: Settings, begin: datetime | None, end: datetime | None, share: float) -> datetime:
+    from shadow_mlops.retraining.dataset import newest_share  # noqa: PLC0415 - DuckDB, Arrow
+
+    if not 0 < share < 1:
+        raise ValueError
+    return newest_share(settings.data_dir / "lake", share, since=begin, until=end)
 
 
 def _replayed(told: Trained, settings: Settings, card: ModelCard, cut: datetime, end: datetime) -> Trained:

@@ -11,7 +11,7 @@ are none of this one's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeAlias
@@ -24,7 +24,8 @@ from shadow_mlops.lake.queries import quoted
 
 Position: TypeAlias = tuple[int, int]
 """Boot and monotonic time of an append: the order of the log."""
-Closing: TypeAlias = Literal["complete", "deadline"]
+Closing: TypeAlias = Literal["complete", "deadline", "looked_at"]
+"""``looked_at``: by nothing in the log, but by whoever asked (:func:`recorded`)."""
 Ints: TypeAlias = NDArray[np.int64]
 
 # The first event of the first frame of results: all that came before it in the log and had no result by then was
@@ -209,6 +210,39 @@ def next_cohort(
             return None if cohort is None else replace(cohort, late=cohort.late + late)
         late += cohort.late  # empty when it closed: who reads earlier does not even know that it is there
         number += 1
+
+
+def recorded(
+    connection: Any, matchup: Matchup, since_us: int, until_us: int, *, features: Sequence[str] = ()
+) -> Iterator[Cohort]:
+    """Every sampled request of a span, cohort by cohort, with what is known of it by now; replays count.
+
+    For one look at the past. No gate may take them: what they hold depends on when somebody looks.
+
+    Parameters
+    ----------
+    since_us, until_us
+        Microseconds since 1970; the second one is excluded. The first and the last cohort may be cut by them.
+    """
+    chosen = ", ".join(quoted(name) for name in features) or "NULL AS no_feature"
+    while True:
+        parameters = _versions(matchup) | {"since": _moment(since_us)}
+        ((first_us,),) = connection.execute(_NEXT, parameters).fetchall()
+        if first_us is None or first_us >= until_us:
+            return
+        number = int(first_us) // matchup.cohort_us
+        after_us = min((number + 1) * matchup.cohort_us, until_us)
+        span = {"since": _moment(since_us), "until": _moment(after_us), "name": matchup.name}
+        rows = connection.sql(_ROWS.format(features=chosen), params=_versions(matchup) | span).to_arrow_table()
+        ends = _positions(rows, "boot", "monotonic_ns")
+        yield Cohort(
+            number=number,
+            closed_at=ends[-1] or (0, 0),
+            reason="looked_at",
+            rows=rows.append_column("labelled", rows["is_pair"]).drop_columns(_WORKINGS),
+            late=0,
+        )
+        since_us = after_us
 
 
 def _cohort(connection: Any, matchup: Matchup, number: int, matched_us: int, features: Sequence[str]) -> Cohort | None:

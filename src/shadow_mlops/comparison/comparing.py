@@ -152,6 +152,37 @@ def compare_tables(
     )
 
 
+class Sides(msgspec.Struct, frozen=True, kw_only=True):
+    """Two versions measured on the same pairs."""
+
+    champion: Side
+    challenger: Side
+    replayed: int
+    """Pairs that ``shadow replay`` made."""
+
+
+def measure(
+    connection: Any, schemas: Mapping[str, EventSchema], *, champion: str, version: str, window: Window | None = None
+) -> Sides:
+    """Figures of one version and one champion version on their labelled pairs, as :func:`compare_tables` has them.
+
+    Parameters
+    ----------
+    connection, schemas, window
+        As :func:`compare_tables` takes them; the span has pairs of the two.
+    """
+    _prepare(connection, schemas, window or Window())
+    wanted = version, champion
+    group = next(found for found in groups(connection) if (found.version, found.champion_version) == wanted)
+    own, other = latencies(connection, group)
+    measured = labelled(connection, group, exact=False)
+    return Sides(
+        champion=Side(version=champion, **msgspec.structs.asdict(measured.champion), **_latencies(other)),
+        challenger=Side(version=version, **msgspec.structs.asdict(measured.challenger), **_latencies(own)),
+        replayed=sum(tally.n for tally in group.paired if tally.replayed),
+    )
+
+
 def _reached(manifest: Manifest, window: Window) -> Manifest:
     """Without files that lie outside the window; results stay, since who ever wrote some is asked of all of them."""
     first, last = (None if end is None else round(end.timestamp() * 1e6) for end in (window.since, window.until))

@@ -28,6 +28,15 @@ ENTITY = "__entity__"
 _JOINED = {Origin.STORE, Origin.DEFAULT, Origin.FALLBACK, Origin.ABSENT}
 """Origins of values that a client did not send: training takes what the store had, where it had something."""
 _ROWS = 10_000  # in one historical read
+_FINAL = """
+SELECT segment, row, label AS truth FROM labels
+WHERE verdict = 'joined' AND label IS NOT NULL AND (matures IS NULL OR matures <= $now)
+"""  # a label counts from the moment that it is final
+_NEWEST = f"""
+SELECT quantile_disc(epoch_us(e.time), $place)
+FROM ({_FINAL}) l JOIN events e ON e.segment = l.segment AND e.row = l.row
+WHERE ($since IS NULL OR e.time >= $since) AND ($until IS NULL OR e.time < $until)
+"""  # noqa: S608 - constants
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,16 +121,44 @@ def training_set(
     return TrainingSet(table=table, joined=joined)
 
 
+def newest_share(
+    lake: Path,
+    share: float,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    now: datetime | None = None,
+) -> datetime:
+    """From when on the newest share of the labelled events of a span came.
+
+    Parameters
+    ----------
+    share
+        Between 0 and 1.
+    since, until, now
+        As :func:`training_set` takes them.
+
+    Raises
+    ------
+    DataRefusedError
+        If there is no labelled event.
+    LakeError
+        The lake cannot be read.
+    """
+    bounds = {"now": now or datetime.now(UTC), "since": since, "until": until, "place": 1 - share}
+    with reading(lake), closing(connect(lake, tables=("events", "labels"))) as connection:
+        ((moment,),) = connection.execute(_NEWEST, bounds).fetchall()
+    if moment is None:
+        raise DataRefusedError("no labelled event is archived yet: nothing can be trained on or left out")
+    return datetime.fromtimestamp(moment / 1e6, UTC)
+
+
 def _query(signature: Signature) -> str:
     columns = [NUMBER_PREFIX + name for name in signature.numbers] + [
         STRING_PREFIX + name for name in signature.strings
     ]
-    # A label counts from the moment that it is final.
     return f"""
-        SELECT * FROM (SELECT l.truth, e.* FROM (
-            SELECT segment, row, label AS truth FROM labels
-            WHERE verdict = 'joined' AND label IS NOT NULL AND (matures IS NULL OR matures <= $now)
-        ) l JOIN (
+        SELECT * FROM (SELECT l.truth, e.* FROM ({_FINAL}) l JOIN (
             SELECT segment, row, entity, epoch_us(events.time) AS moment, schema, origins,
                 {", ".join(quoted(column) for column in columns)}
             FROM events
