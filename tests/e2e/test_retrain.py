@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,10 +27,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         yield running
 
 
-def retrain(system: System, *arguments: str) -> subprocess.CompletedProcess[str]:
+def retrain(system: System, *arguments: str, refused: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [SHADOW, "retrain", "train", *arguments]
     command += ["--data-dir", str(system.data), "--deployment", str(system.deployment_file)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=system.data)
+    environment = {**os.environ, **({} if refused is None else {"SHADOW_RETRAIN_REFUSED": str(refused)})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=system.data, env=environment)
 
 
 def challenger(system: System) -> str:
@@ -37,8 +39,10 @@ def challenger(system: System) -> str:
 
 
 def test_without_labels_training_is_refused_and_nothing_changes(system: System):
-    done = retrain(system)
+    told = system.data / "refused"
+    done = retrain(system, refused=told)
     assert done.returncode == 75, done.stderr
+    assert told.read_text() in " ".join(done.stderr.split())
     assert "archived" in done.stderr or "labelled events are too few" in done.stderr
     wait_for(lambda: challenger(system) == "3.0.0-beta", "the challenger is not served")
 

@@ -95,6 +95,27 @@ def test_a_command_knows_why_it_runs(state, tmp_path, monkeypatch):
     assert entry.details["trigger"] == KEY
 
 
+def test_a_refusal_survives_make_which_has_no_exit_code_for_it(state, tmp_path):
+    (tmp_path / "Makefile").write_text('retrain:\n\t@echo 12 labels are too few >"$$SHADOW_RETRAIN_REFUSED"; exit 75\n')
+    fire(state)
+    bench = Bench(state, shell(tmp_path, f"exec make -C {tmp_path} retrain"))
+    bench.turn()
+    assert (bench.trigger.state, bench.trigger.attempts) == ("refused", 1)
+    assert bench.trigger.problem == "12 labels are too few"
+
+
+def test_a_reason_of_an_attempt_before_refuses_no_later_one(state, tmp_path):
+    fire(state)
+    once = (
+        f'test -e {tmp_path}/again && exit 3; touch {tmp_path}/again; echo no >"$SHADOW_RETRAIN_REFUSED"; kill -9 $PPID'
+    )
+    bench = Bench(state, shell(tmp_path, once))
+    bench.turn()
+    assert bench.trigger.state == "pending"  # whoever ran it was killed: nothing is known of that attempt
+    bench.turn(60)
+    assert "exit code 3" in bench.trigger.problem
+
+
 def test_a_command_that_refuses_is_not_tried_again(state, tmp_path):
     fire(state)
     bench = Bench(state, shell(tmp_path, "exit 75"))

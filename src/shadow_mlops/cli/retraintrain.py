@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +20,7 @@ from shadow_mlops.cli.steps import shown_on
 from shadow_mlops.cli.train import train_challenger
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.deployment import Deployment, Duration
-from shadow_mlops.domain.errors import SettingsError, ShadowError, UnavailableError
+from shadow_mlops.domain.errors import DataRefusedError, SettingsError, ShadowError, UnavailableError
 from shadow_mlops.domain.features import Feature, Signature
 from shadow_mlops.domain.models import ModelCard
 from shadow_mlops.features.seam import FeatureStore
@@ -86,8 +88,8 @@ def train(  # noqa: PLR0917 - one parameter per option
     configure_logs("retrain", level=settings.log_level)  # on standard error: standard output is for the result
     named = load_deployment(settings.deployment_file)
     step = shown_on(Console(stderr=True))
-    begin, end, cut = _spans(settings, since, until, replay)
-    with step("reading recorded events and labels"):
+    with _refusal_told(), step("reading recorded events and labels"):
+        begin, end, cut = _spans(settings, since, until, replay)
         made = training_set(
             settings.data_dir / "lake",
             _signature(settings),
@@ -123,6 +125,19 @@ def train(  # noqa: PLR0917 - one parameter per option
         card = train_challenger(registry, rows, name=named.name, seed=seed, version=version, first=replayed, step=step)
         told = msgspec.structs.replace(told, version=card.version, metrics=dict(card.metrics))
     print(msgspec.json.encode(told).decode())
+
+
+@contextmanager
+def _refusal_told() -> Iterator[None]:
+    """Leave the reason of a refusal where the trigger looks for it: ``make`` turns every exit code into 2."""
+    from shadow_mlops.retraining.records import REFUSED_VARIABLE  # noqa: PLC0415 - as above
+
+    try:
+        yield
+    except DataRefusedError as error:
+        if path := os.environ.get(REFUSED_VARIABLE):
+            Path(path).write_text(str(error), encoding="utf-8")
+        raise
 
 
 def _spans(

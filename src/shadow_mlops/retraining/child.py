@@ -24,6 +24,7 @@ from shadow_mlops.retraining.records import (
     open_lock,
     process_of,
     read_record,
+    refused_path,
     take_lock,
     write_record,
 )
@@ -82,6 +83,7 @@ def main(folder: Path, key: str, attempt: int, timeout: float, command: Sequence
     if known is not None and known.attempt >= attempt:
         return 0
     record = RunRecord(key=key, attempt=attempt, wrapper=process_of(os.getpid()), began_at=time.time())
+    refused_path(folder, key).unlink(missing_ok=True)  # of the attempt before
     write_record(folder, record)
     with log_path(folder, key).open("ab") as output:
         try:

@@ -17,7 +17,15 @@ import structlog
 
 from shadow_mlops.retraining import child
 from shadow_mlops.retraining.actions import Limits, Result
-from shadow_mlops.retraining.records import RunRecord, is_alive, is_locked, log_path, read_record
+from shadow_mlops.retraining.records import (
+    REFUSED_VARIABLE,
+    RunRecord,
+    is_alive,
+    is_locked,
+    log_path,
+    read_record,
+    refused_path,
+)
 from shadow_mlops.state.triggers import Trigger
 
 log = structlog.get_logger()
@@ -30,6 +38,7 @@ _LIMITS = Limits(attempts=3, first_pause=60.0, longest_pause=3600.0)
 _LOOK_SECONDS = 0.2
 _OURS = frozenset({"PROMETHEUS_MULTIPROC_DIR", "SHADOW_SETTINGS"})
 """Of this process alone: a training that counts something would write into the files of our metrics."""
+_REFUSAL_LETTERS = 400
 _OVERDUE_SECONDS = 60.0  # the wrapper itself kills what is late; this is for when it was killed
 
 
@@ -118,6 +127,7 @@ class CommandAction:
                     **self._environment,
                     "SHADOW_RETRAIN_KEY": trigger.key,
                     "SHADOW_RETRAIN_REASON": trigger.reason,
+                    REFUSED_VARIABLE: str(refused_path(self._folder, trigger.key)),
                     "SHADOW_DEPLOYMENT": trigger.deployment,
                 },
             )
@@ -137,8 +147,18 @@ class CommandAction:
         details = {"exit_code": code, "seconds": seconds, "log": str(log_path(self._folder, record.key))}
         if code == 0:
             return Result(ending="done", details=details)
-        if code == REFUSED:
-            problem = f"the command's own checks refuse to train (exit code {REFUSED})"
+        why = _refusal(refused_path(self._folder, record.key))
+        if code == REFUSED or why is not None:
+            problem = why or f"the command's own checks refuse to train (exit code {REFUSED})"
             return Result(ending="refused", problem=problem, details=details)
         told = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return Result(ending="failed", problem=record.problem or told, details=details)
+
+
+def _refusal(path: Path) -> str | None:
+    """The reason that a command wrote; None: it did not refuse."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as text:
+            return " ".join(text.read(_REFUSAL_LETTERS).split()) or "the command's own checks refuse to train"
+    except FileNotFoundError:
+        return None

@@ -12,6 +12,8 @@ import psutil
 from shadow_mlops.domain.errors import StateError
 from shadow_mlops.durable import replace_durably
 
+REFUSED_VARIABLE = "SHADOW_RETRAIN_REFUSED"
+"""Environment variable of a command: where it may write why it refuses to train."""
 _SAME_SECONDS = 2.0  # the kernel counts from boot, and when that was moves with the clock
 
 
@@ -65,6 +67,11 @@ def record_path(folder: Path, key: str) -> Path:
 def log_path(folder: Path, key: str) -> Path:
     """Where the output of its commands goes."""
     return folder / f"{key}.log"
+
+
+def refused_path(folder: Path, key: str) -> Path:
+    """Where a command writes why it refuses; that it is there counts, whatever the exit code: ``make`` has but one."""
+    return folder / f"{key}.refused"
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
