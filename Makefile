@@ -145,7 +145,7 @@ bench: $(INSTALLED_DEV) ## the short benchmarks, as tables
 
 .PHONY: verify
 verify: $(INSTALLED_DEV) ## slow tests, long faults and benchmarks (some hours); writes benchmarks/results/*.json
-	@$(BIN)/python -m pytest -m slow --requests 1000000
+	@$(BIN)/python -m pytest -m slow -n 2 --requests 1000000
 	@$(BIN)/python -m pytest -s tests/chaos/test_everything.py --duration 600
 	@$(BIN)/python -m pytest -s tests/chaos/test_promotions.py --flips 1000
 	@$(BIN)/python -m pytest -s tests/chaos/test_switching.py --duration 600

@@ -84,5 +84,7 @@ def test_an_order_reaches_the_command_with_the_monitors_data(system: System):
     key = json.loads(done.stdout)["key"]
     wait_for(lambda: challenger(system) not in {before, "3.0.0-beta"}, "no new version is shadowed", 90)
     assert challenger(system) == "3.2.0"
+    record = system.data / "retraining" / f"{key}.json"
+    wait_for(lambda: json.loads(record.read_bytes())["exit_code"] == 0, "the command does not end")
     log = (system.data / "retraining" / f"{key}.log").read_text()
     assert json.loads(log.splitlines()[-1])["version"] == "3.2.0"
