@@ -147,3 +147,9 @@ def test_show_prints_what_the_store_has(system: System):
     assert done.returncode == 0, done.stderr
     assert "satisfaction_score" in done.stdout
     assert done.stdout.count("fresh") == 25
+
+
+def test_what_make_feast_ui_starts_has_all_that_it_imports() -> None:
+    code = "import feast.api.registry.rest, feast.ui_server"  # the first needs an extra of Feast's own
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
