@@ -198,7 +198,7 @@ def test_protocol_and_time_out_are_checked():
 
 
 def register(registry, remote, version="9", **more):
-    endpoint = endpoint_of("churn", url=remote.url, protocol=more.pop("protocol", "v2"))
+    endpoint = endpoint_of("churn", url=remote.url, protocol=more.pop("protocol", "v2"), timeout_ms=10_000)
     given = {"name": "churn", "signature": SIGNATURE, "rows": samples.rows(), **more}
     return register_remote(registry, version=version, endpoint=endpoint, **given)
 
