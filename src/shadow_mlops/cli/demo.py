@@ -78,12 +78,13 @@ def loop(  # noqa: PLR0917 - one parameter per option
         live, frozen = _sites(plan, where, feature_repo, console)
         with live.running(["up"]), frozen.running(["gateway"], features=feature_repo is not None):
             result = Story(plan, live, frozen, console).run()
-    if output == "json":
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-    else:
-        _print(result)
-    if result.problems:
-        raise typer.Exit(1)
+        if output == "json":
+            sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+        else:
+            _print(result)
+        if result.problems:
+            console.print(f"all of it is in {where}")
+            raise typer.Exit(1)
 
 
 @app.command()
@@ -151,7 +152,8 @@ def _sites(plan: Plan, where: Path, feature_repo: Path | None, console: Console)
 def _sections(repository: Path | None) -> dict[str, Any]:
     from shadow_mlops.cli.demosystem import shadow  # noqa: PLC0415 - as above
 
-    train = shadow("retrain", "train", "--min-rows", "2000", "--max-rows", "4000", "--replay", "15s")
+    # The fourth drifted check comes 30 s after the first: what is trained on has drifted, whoever was killed meanwhile.
+    train = shadow("retrain", "train", "--since", "30s", "--replay", "20%", "--min-rows", "1500", "--max-rows", "6000")
     # Two gateways, two stores, a sender and a training share perhaps two cores: a read may wait for one.
     stored = {} if repository is None else {"feature_store": {"path": str(repository), "timeout_ms": 250}}
     return {
@@ -160,7 +162,7 @@ def _sections(repository: Path | None) -> dict[str, Any]:
         "drift": {"window": {"hours": 1, "min_rows": 1000, "rows": 2000}, "bucket": "1s", "run_length": "30d"},
         "gate": {"metric": "log_loss", "min_labels": 200, "auto_promote": True},
         "canary": {"steps": [0.1, 0.5], "values_per_step": 300},
-        "retrain": {"action": {"command": train}, "windows": 3, "cool_down": "30s", "daily_budget": 10},
+        "retrain": {"action": {"command": train}, "windows": 4, "cool_down": "30s", "daily_budget": 10},
     }
 
 
