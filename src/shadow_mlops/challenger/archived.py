@@ -6,7 +6,7 @@ before it was opened means that there is a newer snapshot to go on with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from shadow_mlops.challenger.absent import Absent, absent_cells, without_unknown
 from shadow_mlops.challenger.coverage import Coverage
 from shadow_mlops.domain.errors import LakeError
+from shadow_mlops.domain.events import EventSchema, Origin
 from shadow_mlops.domain.features import Signature
 from shadow_mlops.eventlog.records import Floats, Strings
 from shadow_mlops.lake.manifest import DataFile, Manifest
 from shadow_mlops.lake.tables import NUMBER_PREFIX, STRING_PREFIX
 
 _KEYS = ["segment", "row", "time"]
+_ABSENT = ["schema", "origins", "entity"]
 
 
 class ReplacedFileError(Exception):
@@ -42,6 +45,8 @@ class ArchivedEvents:
         Features in the model's order; those that an event lacks are missing.
     passed
         Rows of the file that were looked at to find these.
+    absent
+        What the events lack because nobody looked for it; None if that was not asked for.
     """
 
     segments: NDArray[np.int64]
@@ -49,6 +54,7 @@ class ArchivedEvents:
     numbers: Floats
     strings: Strings
     passed: int
+    absent: Absent | None = None
 
 
 def cover_archived(lake: Path, manifest: Manifest, coverage: Coverage, *, version: str) -> None:
@@ -74,9 +80,21 @@ def cover_archived(lake: Path, manifest: Manifest, coverage: Coverage, *, versio
 
 
 def archived_events(
-    lake: Path, manifest: Manifest, signature: Signature, *, since_us: int, until_us: int, rows: int
+    lake: Path,
+    manifest: Manifest,
+    signature: Signature,
+    *,
+    since_us: int,
+    until_us: int,
+    rows: int,
+    absent: bool = False,
 ) -> Iterator[ArchivedEvents]:
     """The sampled events of a span of time, at most so many rows at once.
+
+    Parameters
+    ----------
+    absent
+        Say what they lack, too: three more columns are read for it.
 
     Raises
     ------
@@ -90,7 +108,8 @@ def archived_events(
             there = set(parquet.schema_arrow.names)
             numbers = [NUMBER_PREFIX + name for name in signature.numbers]
             strings = [STRING_PREFIX + name for name in signature.strings]
-            wanted = [*_KEYS, "sampled", *(name for name in (*numbers, *strings) if name in there)]
+            features = [name for name in (*numbers, *strings) if name in there]
+            wanted = [*_KEYS, "sampled", *features, *(_ABSENT if absent else ())]
             for batch in _batches(parquet, file, wanted, rows):
                 passed = batch.num_rows
                 times = _integers(batch, "time")
@@ -105,6 +124,7 @@ def archived_events(
                     _floats(batch, [name if name in there else None for name in numbers]),
                     _texts(batch, [name if name in there else None for name in strings]),
                     passed,
+                    _absent(batch, signature, manifest.schemas) if absent else None,
                 )
 
 
@@ -143,3 +163,24 @@ def _texts(batch: pa.RecordBatch, names: list[str | None]) -> Strings:
         if name is not None:
             block[:, place] = batch.column(name).to_numpy(zero_copy_only=False)
     return block
+
+
+def _absent(batch: pa.RecordBatch, signature: Signature, schemas: Mapping[str, EventSchema]) -> Absent:
+    cells = np.zeros((batch.num_rows, len(signature.numbers) + len(signature.strings)), dtype=np.bool_)
+    keys = batch.column("schema").dictionary_encode()
+    codes = keys.indices.to_numpy(zero_copy_only=False)
+    for code, key in enumerate(keys.dictionary.to_pylist()):
+        rows, schema = np.flatnonzero(codes == code), schemas[key]
+        cells[rows] = absent_cells(schema, signature, len(rows), _origins(batch.column("origins"), rows, schema))
+    entities: Strings = batch.column("entity").to_numpy(zero_copy_only=False)
+    return Absent(without_unknown(cells, entities), entities, _integers(batch, "time"))
+
+
+def _origins(column: pa.ListArray, rows: NDArray[np.intp], schema: EventSchema) -> NDArray[np.uint8] | None:
+    lists = column.take(pa.array(rows))
+    given = lists.is_valid().to_numpy(zero_copy_only=False)
+    if not given.any():
+        return None
+    origins = np.full((len(rows), len(schema.numbers) + len(schema.strings)), Origin.REQUEST, dtype=np.uint8)
+    origins[given] = lists.flatten().to_numpy(zero_copy_only=False).reshape(int(given.sum()), -1)
+    return origins

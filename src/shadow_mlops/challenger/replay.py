@@ -17,13 +17,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from shadow_mlops.challenger.absent import Absent
 from shadow_mlops.challenger.archived import ArchivedEvents, ReplacedFileError, archived_events, cover_archived
 from shadow_mlops.challenger.coverage import Coverage, LiveResults, cover_replayed
-from shadow_mlops.challenger.scoring import Score, result_schema, score_columns, score_events
+from shadow_mlops.challenger.scoring import Fill, Score, result_schema, score_columns, score_events
 from shadow_mlops.domain.errors import LakeError
 from shadow_mlops.domain.events import EVENTS, Span, Status, replays_stream
+from shadow_mlops.domain.features import Signature
 from shadow_mlops.domain.models import ModelCard
-from shadow_mlops.eventlog.records import EventBatch, ResultBatch
+from shadow_mlops.eventlog.records import EventBatch, Floats, ResultBatch, Strings
 from shadow_mlops.eventlog.seam import Appender, EventLog, Frame, Gone
 from shadow_mlops.lake.manifest import Manifest, read_manifest
 
@@ -31,6 +33,7 @@ CHALLENGER = "replay"
 """What result frames of a replay name as their challenger."""
 _MOST_ROWS = 16_384
 _MARGIN = 65_536  # rows: a frame that came later may have been stamped, and so be returned, earlier
+_PAUSE = 0.05  # seconds before a store that cannot answer now is asked again
 _SHORT, _LONG = 0.5, 2.0  # seconds of work that a kill may cost
 
 
@@ -79,6 +82,9 @@ class Replay:
         Most rows in one micro-batch.
     stopping
         True once the replay has been asked to end.
+    fill
+        Reads what events lack because nobody looked for it, as a live challenger does; while it cannot now, the replay
+        waits. None: there is nowhere to read.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Replay:
         batch_rows: int,
         stopping: Callable[[], bool] = lambda: False,
         on_progress: OnProgress = lambda _passed, _all, _scored: None,
+        fill: Fill | None = None,
     ) -> None:
         self._log = event_log
         self._lake = lake
@@ -104,6 +111,7 @@ class Replay:
         self._batch_rows = batch_rows
         self._stopping = stopping
         self._on_progress = on_progress
+        self._fill = None if fill is None else _patient(fill, stopping)
         self._coverage = Coverage()
         self._seen = Coverage()
         """Read from the log by this run."""
@@ -180,8 +188,15 @@ class Replay:
         # After the results in the log: what is removed from there has been archived before.
         cover_archived(self._lake, snapshot, self._coverage, version=self._card.version)
         since, until = self._since_us, self._until_us
-        signature = self._card.signature
-        for found in archived_events(self._lake, snapshot, signature, since_us=since, until_us=until, rows=_MOST_ROWS):
+        for found in archived_events(
+            self._lake,
+            snapshot,
+            self._card.signature,
+            since_us=since,
+            until_us=until,
+            rows=_MOST_ROWS,
+            absent=self._fill is not None,
+        ):
             start = 0
             while start < len(found.rows):
                 part = slice(start, start + self._rows_at_once)
@@ -201,14 +216,22 @@ class Replay:
         if not count:
             return True
         began = time.monotonic()
+        numbers, strings = found.numbers[part][todo], found.strings[part][todo]
+        incomplete = None
+        if self._fill is not None and found.absent is not None:
+            absent = found.absent.of(part.start + np.flatnonzero(todo))
+            incomplete = self._fill(absent, self._card.signature, numbers, strings)
+            if incomplete is None:
+                return self._append(None, began)
         batch = score_columns(
-            found.numbers[part][todo],
-            found.strings[part][todo],
+            numbers,
+            strings,
             self._score,
             sampled=np.ones(count, dtype=np.bool_),
             spans=_spans(segments[todo], rows[todo]),
             schema=self._schema,
             batch_rows=self._batch_rows,
+            incomplete=incomplete,
         )
         return self._append(batch, began)
 
@@ -220,7 +243,12 @@ class Replay:
             return
         began = time.monotonic()
         batch = score_events(
-            frames, self._score, signature=self._card.signature, schema=self._schema, batch_rows=self._batch_rows
+            frames,
+            self._score,
+            signature=self._card.signature,
+            schema=self._schema,
+            batch_rows=self._batch_rows,
+            fill=self._fill,
         )
         self._append(batch, began)
 
@@ -264,6 +292,17 @@ class Replay:
     def _advance(self, rows: int) -> None:
         self._passed += rows
         self._on_progress(self._passed, self._total, self.done.scored)
+
+
+def _patient(fill: Fill, stopping: Callable[[], bool]) -> Fill:
+    """The same, asked until it answers; None if asked to end before."""
+
+    def patient(absent: Absent, signature: Signature, numbers: Floats, strings: Strings) -> NDArray[np.bool_] | None:
+        while (incomplete := fill(absent, signature, numbers, strings)) is None and not stopping():
+            time.sleep(_PAUSE)
+        return incomplete
+
+    return patient
 
 
 def _covered(coverage: Coverage, segments: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:

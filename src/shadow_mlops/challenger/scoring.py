@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from shadow_mlops.challenger.absent import Absent, absent_in
 from shadow_mlops.challenger.binding import bind
 from shadow_mlops.domain.events import ResultSchema, Span, Status
 from shadow_mlops.domain.features import Signature
@@ -50,11 +51,9 @@ Score: TypeAlias = Callable[[Floats, Strings], Scored | None]
 """Scores one micro-batch whatever the model does; None if broken off: nothing may be recorded of it."""
 
 
-Fill: TypeAlias = Callable[
-    [Sequence[EventBatch], Sequence[NDArray[np.bool_]], Signature, Floats, Strings], NDArray[np.bool_] | None
-]
-"""Completes the sampled rows of event batches, which are bound to a signature already, in place; bool (m,): rows that
-could not be. None: not now."""
+Fill: TypeAlias = Callable[[Absent, Signature, Floats, Strings], NDArray[np.bool_] | None]
+"""Completes m rows, which are in the signature's order already, in place; bool (m,): rows that could not be. None: not
+now, nothing was changed."""
 
 
 def per_row(seconds: float, count: int) -> NDArray[np.uint32]:
@@ -104,28 +103,21 @@ def score_events(
     batches = [_events(item) for item in items if isinstance(item, Frame)]
     sampled = [_sampled(batch) for batch in batches]
     numbers, strings = _bound(batches, sampled, signature)
-    mask = np.concatenate([np.zeros(0, dtype=np.bool_), *sampled])
-    spans = spans_of(items)
-    incomplete = np.zeros(len(numbers), dtype=np.bool_)
+    incomplete = None
     if fill is not None:
-        found = fill(batches, sampled, signature, numbers, strings)
-        if found is None:
+        incomplete = fill(absent_in(batches, sampled, signature), signature, numbers, strings)
+        if incomplete is None:
             return None
-        incomplete = found
-    whole, lacking = mask.copy(), np.flatnonzero(mask)[incomplete]
-    whole[lacking] = False
-    scored = score_columns(
-        numbers[~incomplete],
-        strings[~incomplete],
+    return score_columns(
+        numbers,
+        strings,
         score,
-        sampled=whole,
-        spans=spans,
+        sampled=np.concatenate([np.zeros(0, dtype=np.bool_), *sampled]),
+        spans=spans_of(items),
         schema=schema,
         batch_rows=batch_rows,
+        incomplete=incomplete,
     )
-    if scored is not None:
-        scored.statuses[lacking] = Status.ERRORED
-    return scored
 
 
 def score_columns(
@@ -137,6 +129,7 @@ def score_columns(
     spans: list[Span],
     schema: ResultSchema,
     batch_rows: int,
+    incomplete: NDArray[np.bool_] | None = None,
 ) -> ResultBatch | None:
     """Score rows that are in the model's order already.
 
@@ -146,19 +139,28 @@ def score_columns(
         (m, …): the sampled rows only.
     sampled
         bool (n,): which of the rows that the spans name and that are not shed are sampled; m of them.
+    incomplete
+        bool (m,): rows that lack what the model takes; they count as errored and are not given to it. None: no row.
 
     Returns
     -------
     ResultBatch or None
         None if the scoring was broken off.
     """
+    whole, lacking = sampled, np.zeros(0, dtype=np.intp)
+    if incomplete is not None and incomplete.any():
+        whole, lacking = sampled.copy(), np.flatnonzero(sampled)[incomplete]
+        whole[lacking] = False
+        numbers, strings = numbers[~incomplete], strings[~incomplete]
     parts: list[Scored] = []
     for start in range(0, len(numbers), batch_rows):
         part = score(numbers[start : start + batch_rows], strings[start : start + batch_rows])
         if part is None:
             return None
         parts.append(part)
-    return _assemble(spans, sampled, parts, schema)
+    batch = _assemble(spans, whole, parts, schema)
+    batch.statuses[lacking] = Status.ERRORED
+    return batch
 
 
 def shed(items: Sequence[Gone | Skipped], schema: ResultSchema) -> ResultBatch:

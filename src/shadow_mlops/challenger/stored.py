@@ -1,24 +1,23 @@
-"""Features that only a challenger takes: no client waited for them, so the challenger reads them, as of each event.
+"""Features that only a challenger takes: no client waited for them, so who scores reads them, as of each event.
 
-It opens the store itself, in its own process: whatever a historical read costs is then paid at idle priority.
+It opens the store itself, in its own process: a challenger then pays for a historical read at idle priority.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from shadow_mlops.breaker import Breaker
+from shadow_mlops.challenger.absent import Absent
 from shadow_mlops.deployment.columns import fits
 from shadow_mlops.domain.errors import FeatureStoreError, UnavailableError
-from shadow_mlops.domain.events import Origin
 from shadow_mlops.domain.features import Signature
-from shadow_mlops.eventlog.records import EventBatch, Floats, Strings
+from shadow_mlops.eventlog.records import Floats, Strings
 from shadow_mlops.features.seam import FeatureStore, Value
 
 log = structlog.get_logger()
@@ -53,16 +52,8 @@ class StoredFeatures:
         self._clock = clock
         self._not_before = 0.0
 
-    def fill(
-        self,
-        batches: Sequence[EventBatch],
-        sampled: Sequence[NDArray[np.bool_]],
-        signature: Signature,
-        numbers: Floats,
-        strings: Strings,
-    ) -> NDArray[np.bool_] | None:
+    def fill(self, absent: Absent, signature: Signature, numbers: Floats, strings: Strings) -> NDArray[np.bool_] | None:
         """See :data:`~shadow_mlops.challenger.scoring.Fill`."""
-        absent = _absent(batches, sampled, signature)
         rows = np.flatnonzero(absent.cells.any(axis=1))
         incomplete = np.zeros(len(numbers), dtype=np.bool_)
         if not rows.size:
@@ -93,7 +84,7 @@ class StoredFeatures:
         incomplete[:] = False
         return incomplete
 
-    def _history(self, names: Sequence[str], absent: _Absent, rows: NDArray[np.intp]) -> dict[int, list[Value]]:
+    def _history(self, names: Sequence[str], absent: Absent, rows: NDArray[np.intp]) -> dict[int, list[Value]]:
         """Place in the signature -> values of the rows."""
         if self._store is None:
             self._store = self._open_store()
@@ -102,37 +93,6 @@ class StoredFeatures:
         places = [place for place, name in enumerate(names) if columns[place] and name in declared]
         if not places:
             return {}
-        keys = [absent.entities[row] or "" for row in rows.tolist()]
+        keys = absent.entities[rows].tolist()
         vectors = self._store.history([names[p] for p in places], keys, absent.times[rows].tolist())
         return {place: [row[at] for row in vectors.values] for at, place in enumerate(places)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Absent:
-    cells: NDArray[np.bool_]
-    """bool (m, numbers + strings): nobody has looked for that value of that row yet."""
-    entities: list[str | None]
-    times: NDArray[np.int64]
-
-
-def _absent(batches: Sequence[EventBatch], sampled: Sequence[NDArray[np.bool_]], signature: Signature) -> _Absent:
-    names = (*signature.numbers, *signature.strings)
-    cells: list[NDArray[np.bool_]] = [np.zeros((0, len(names)), dtype=np.bool_)]
-    entities: list[str | None] = []
-    times: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
-    for batch, mask in zip(batches, sampled, strict=True):
-        chosen = np.flatnonzero(mask)
-        there = {name: place for place, name in enumerate((*batch.schema.numbers, *batch.schema.strings))}
-        # What an event's schema lacks was not asked of anybody: the challenger came later.
-        part = np.tile(np.array([name not in there for name in names], dtype=np.bool_), (len(chosen), 1))
-        origins = None if batch.origins is None else batch.origins[chosen]
-        if origins is not None and (origins == Origin.ABSENT).any():
-            for column, name in enumerate(names):
-                if name in there:
-                    part[:, column] = origins[:, there[name]] == Origin.ABSENT
-        who = [batch.entities[row] for row in chosen.tolist()]
-        part[[entity is None for entity in who]] = False
-        cells.append(part)
-        entities += who
-        times.append(batch.times[chosen])
-    return _Absent(np.concatenate(cells), entities, np.concatenate(times))

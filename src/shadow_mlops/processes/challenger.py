@@ -12,12 +12,10 @@ from shadow_mlops.challenger.consumer import Consumer, Policy
 from shadow_mlops.challenger.priority import run_when_idle
 from shadow_mlops.challenger.reporting import Reporter
 from shadow_mlops.challenger.scorer import LOADER, Limits, ScorerProcess
-from shadow_mlops.challenger.scoring import Fill
 from shadow_mlops.challenger.seat import Seat
-from shadow_mlops.challenger.stored import StoredFeatures
 from shadow_mlops.deployment import load_deployment
-from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.models.serving import read_serving
+from shadow_mlops.processes.filling import stored_fill
 from shadow_mlops.processes.lifetime import Lifetime, only_one
 from shadow_mlops.processes.logfiles import open_log
 from shadow_mlops.processes.pyfuncs import permit_pyfuncs
@@ -93,21 +91,13 @@ def run(settings: Settings, name: str, *, parent: int | None = None, loader: str
             reporter=reporter,
             wanted=wanted,
             stopping=lifetime.ending,
-            fill=_fill(settings, deployment),
+            fill=stored_fill(settings, deployment),
         )
         try:
             consumer.run()
         finally:
             consumer.close()
         log.info("challenger has ended")
-
-
-def _fill(settings: Settings, deployment: Deployment) -> Fill | None:
-    if deployment.feature_store is None or deployment.entity is None:
-        return None
-    from shadow_mlops.processes.features import open_store  # noqa: PLC0415 - asyncio and more, for a store only
-
-    return StoredFeatures(lambda: open_store(deployment, settings.deployment_file)).fill
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from shadow_mlops.domain.events import replays_stream
 from shadow_mlops.models.loading import load_elsewhere
 from shadow_mlops.models.preparation import prepare
 from shadow_mlops.models.registry import RegisteredVersion, Registry
+from shadow_mlops.processes.filling import stored_fill
 from shadow_mlops.processes.lifetime import only_one
 from shadow_mlops.processes.logfiles import open_log
 from shadow_mlops.processes.pyfuncs import permit_pyfuncs
@@ -106,6 +107,7 @@ def run(
                 batch_rows=settings.challenger_batch_rows,
                 stopping=stopping,
                 on_progress=on_progress,
+                fill=stored_fill(settings, deployment),
             )
             if scorer.load():
                 return replay.run()
