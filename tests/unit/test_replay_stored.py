@@ -32,6 +32,7 @@ from shadow_mlops.challenger.steady import SteadyScorer
 from shadow_mlops.challenger.stored import StoredFeatures
 from shadow_mlops.cli.app import app
 from shadow_mlops.domain.deployment import Labels
+from shadow_mlops.domain.errors import UnavailableError
 from shadow_mlops.domain.events import EVENTS as STREAM
 from shadow_mlops.domain.events import EventSchema, Origin, Status, Stream, replays_stream, results_stream
 from shadow_mlops.domain.models import ModelCard
@@ -177,12 +178,13 @@ def test_a_replay_waits_for_a_store_that_comes_back(recorded: tuple[SegmentLog, 
     assert sorted(model.rows, key=lambda row: row[0]) == COMPLETED
 
 
-def test_rows_that_a_lost_store_cannot_complete_are_errored_and_the_others_scored(recorded: tuple[SegmentLog, Path]):
-    kept, clock, model = store(), count(), Seen()
+def test_a_lost_store_breaks_a_replay_off_and_the_next_goes_on_there(recorded: tuple[SegmentLog, Path]):
+    kept, clock = store(), count()
     kept.failing = True
-    done = replay(recorded, model, StoredFeatures(lambda: kept, clock=lambda: float(next(clock))).fill)
-    assert (done.events, done.paired, done.errored) == (10, 5, 5)
-    assert sorted(row[0] for row in model.rows) == [8.0, 9.0, 11.0, 12.0, 14.0]
+    with pytest.raises(UnavailableError, match="feature store does not answer"):
+        replay(recorded, Seen(), StoredFeatures(lambda: kept, clock=lambda: float(next(clock))).fill)
+    again = replay(recorded, Seen(), StoredFeatures(store).fill)
+    assert (again.already_scored + again.paired, again.errored) == (10, 0)
 
 
 def test_who_waits_for_a_store_can_be_asked_to_end_and_goes_on_later(recorded: tuple[SegmentLog, Path]):

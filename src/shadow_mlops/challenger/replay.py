@@ -21,7 +21,7 @@ from shadow_mlops.challenger.absent import Absent
 from shadow_mlops.challenger.archived import ArchivedEvents, ReplacedFileError, archived_events, cover_archived
 from shadow_mlops.challenger.coverage import Coverage, LiveResults, cover_replayed
 from shadow_mlops.challenger.scoring import Fill, Score, result_schema, score_columns, score_events
-from shadow_mlops.domain.errors import LakeError
+from shadow_mlops.domain.errors import LakeError, UnavailableError
 from shadow_mlops.domain.events import EVENTS, Span, Status, replays_stream
 from shadow_mlops.domain.features import Signature
 from shadow_mlops.domain.models import ModelCard
@@ -131,6 +131,8 @@ class Replay:
             If the log takes no results; what it took stays.
         LogError, LakeError
             If log or lake cannot be read.
+        UnavailableError
+            If the feature store does not answer; what was scored before stands.
         """
         began = time.monotonic()
         try:
@@ -295,11 +297,20 @@ class Replay:
 
 
 def _patient(fill: Fill, stopping: Callable[[], bool]) -> Fill:
-    """The same, asked until it answers; None if asked to end before."""
+    """The same, asked until it answers; None if asked to end before.
+
+    A live challenger would count what cannot be completed as errored, and lose nothing else. A replay has time: it
+    breaks off rather than give rows a result that no later replay would mend.
+    """
 
     def patient(absent: Absent, signature: Signature, numbers: Floats, strings: Strings) -> NDArray[np.bool_] | None:
         while (incomplete := fill(absent, signature, numbers, strings)) is None and not stopping():
             time.sleep(_PAUSE)
+        if incomplete is not None and incomplete.any():
+            raise UnavailableError(
+                f"the feature store does not answer, and {np.count_nonzero(incomplete):,} rows need it; what was "
+                "scored before stands, the same command goes on there once the store answers"
+            )
         return incomplete
 
     return patient

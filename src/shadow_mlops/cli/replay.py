@@ -102,7 +102,7 @@ def replay(  # noqa: PLR0917 - one parameter per option
     Runs at full speed and normal priority. Events that the version has scored already are left alone: interrupt it
     whenever you like, the same command goes on. The monitor archives the results; `shadow compare` shows them. Exit
     codes: 0 done, 1 log or lake fails, 2 wrong arguments, 3 this version is being replayed, 4 no such model or it
-    cannot be loaded, 130 interrupted.
+    cannot be loaded, 5 the feature store does not answer, 130 interrupted.
 
     Example: shadow replay --model models:/churn/3.0.0-beta --since 24h
     """
