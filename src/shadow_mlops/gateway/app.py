@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 
 from shadow_mlops import __version__
+from shadow_mlops.access import Keyring, named, require_rules
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import ShadowError, UnavailableError
 from shadow_mlops.domain.events import EVENTS, OUTCOMES
@@ -66,6 +67,8 @@ class Gateway:
         Name of this worker as a writer of the log.
     metrics_text
         Prometheus text of all processes of this host.
+    keys
+        Knows callers by their keys; None: those of the data directory.
     sync
         True: an answer leaves only when its event survives a loss of power.
     """
@@ -79,6 +82,7 @@ class Gateway:
         *,
         writer: str,
         metrics_text: Callable[[], Awaitable[bytes]],
+        keys: Keyring | None = None,
         title: str = "Shadow MLOps API",
         limits: Limits | None = None,
         sync: bool = False,
@@ -103,6 +107,8 @@ class Gateway:
         self._swaps = metrics.model_swaps.labels("served")
         self.console = ConsoleClient(data_dir / "run" / "console.json")
         self.application = _fastapi(self, deployment, data_dir, metrics_text, title)
+        for route in self.application.routes:
+            require_rules(named(route), checked=False)
         self.asgi = DataPlane(
             self.predictor,
             OutcomeIntake(self._outcomes, deployment.name, metrics, sync=sync),
@@ -113,6 +119,7 @@ class Gateway:
                 count=lambda path, status: metrics.requests.labels(path, str(status)).inc(),
             ),
             metrics,
+            keys=keys or Keyring(data_dir),
             limiter=None
             if limits.requests is None
             else RateLimiter(limits.requests, limits.window_seconds, limits.table),

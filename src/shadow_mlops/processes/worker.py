@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from shadow_mlops.access import Keyring
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import ConflictError, ShadowError
 from shadow_mlops.gateway import Gateway, Limits
@@ -57,6 +58,7 @@ def build(settings: Settings, identity: str, channel: WorkerChannel) -> Gateway:
         metrics,
         writer=identity,
         metrics_text=channel.metrics,
+        keys=Keyring(settings.data_dir, settings.operator_token.get_secret_value()),
         title=settings.api_title,
         limits=Limits(
             body_bytes=settings.max_body_bytes,
