@@ -1,6 +1,7 @@
 """Who may do what."""
 
 from shadow_mlops.access.documented import with_rules
+from shadow_mlops.access.headers import SECURITY_HEADERS, page_policy
 from shadow_mlops.access.keyring import Caller, Keyring
 from shadow_mlops.access.keys import Key, add_key, keys_file, read_keys, revoke_key
 from shadow_mlops.access.rules import ALLOWED, CLOSER, RULES, May, Role, named, require_rules
@@ -10,6 +11,7 @@ __all__ = [
     "ALLOWED",
     "CLOSER",
     "RULES",
+    "SECURITY_HEADERS",
     "Caller",
     "Key",
     "Keyring",
@@ -19,6 +21,7 @@ __all__ = [
     "keys_file",
     "named",
     "operator_token",
+    "page_policy",
     "read_keys",
     "require_rules",
     "revoke_key",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp
 
 from shadow_mlops import __version__
 from shadow_mlops.access import Keyring, named, require_rules
@@ -23,6 +24,7 @@ from shadow_mlops.domain.errors import ShadowError, UnavailableError
 from shadow_mlops.domain.events import EVENTS, OUTCOMES
 from shadow_mlops.eventlog.seam import EventLog
 from shadow_mlops.features.client import FeatureClient
+from shadow_mlops.gateway.browsers import CrossOrigin, with_page_policy
 from shadow_mlops.gateway.champion import ChampionFollower
 from shadow_mlops.gateway.dataplane import DataPlane
 from shadow_mlops.gateway.forwarding import FORWARDED, ConsoleClient, Forwarder
@@ -69,6 +71,8 @@ class Gateway:
         Prometheus text of all processes of this host.
     keys
         Knows callers by their keys; None: those of the data directory.
+    origins
+        Web origins whose pages may call the API.
     sync
         True: an answer leaves only when its event survives a loss of power.
     """
@@ -83,6 +87,7 @@ class Gateway:
         writer: str,
         metrics_text: Callable[[], Awaitable[bytes]],
         keys: Keyring | None = None,
+        origins: Sequence[str] = (),
         title: str = "Shadow MLOps API",
         limits: Limits | None = None,
         sync: bool = False,
@@ -109,7 +114,7 @@ class Gateway:
         self.application = _fastapi(self, deployment, data_dir, metrics_text, title)
         for route in self.application.routes:
             require_rules(named(route), checked=False)
-        self.asgi = DataPlane(
+        self.asgi: ASGIApp = DataPlane(
             self.predictor,
             OutcomeIntake(self._outcomes, deployment.name, metrics, sync=sync),
             Forwarder(
@@ -127,6 +132,8 @@ class Gateway:
             max_rows=limits.batch_rows,
             stored=self.stored,
         )
+        if origins:  # else nothing is in the way of a prediction
+            self.asgi = CrossOrigin(self.asgi, origins)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -195,11 +202,7 @@ def _fastapi(
     _add_errors(app)
     _add_openapi(app, gateway, deployment)
 
-    @app.middleware("http")
-    async def request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        response.headers["X-Request-ID"] = request.scope.get("request_id", "")
-        return response
+    app.middleware("http")(with_page_policy)
 
     @app.get("/health", tags=["operations"], summary="Is it well?")
     async def health() -> Response:

@@ -27,6 +27,7 @@ from shadow_mlops.domain.errors import (
     ShadowError,
 )
 from shadow_mlops.gateway.answers import Answer
+from shadow_mlops.gateway.browsers import hardened
 from shadow_mlops.gateway.limiter import RateLimiter
 from shadow_mlops.gateway.outcomes import OutcomeIntake
 from shadow_mlops.gateway.predict import Predictor
@@ -120,7 +121,7 @@ class DataPlane:
                 self._limiter.take(client_of(scope))
             if route is None:
                 scope["request_id"] = request_id
-                await self._rest(scope, receive, send)
+                await self._rest(scope, receive, hardened(send))
                 return
             if scope["method"] != "POST":
                 self._metrics.requests.labels(path, "405").inc()
