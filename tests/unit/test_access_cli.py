@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
 
-from shadow_mlops.access import Keyring, read_keys
+from shadow_mlops.access import Keyring, add_key, keys_file, read_keys
 from shadow_mlops.cli.app import app
 from shadow_mlops.domain.errors import ConflictError, SettingsError
 from shadow_mlops.state import audit, open_state
@@ -90,3 +91,20 @@ def test_no_key_is_made_that_the_trail_cannot_tell_of(tmp_path):
     with pytest.raises(Exception, match="state database"):
         run(tmp_path, "add", "ann", "--role", "viewer")
     assert read_keys(tmp_path) is None
+
+
+def doctors_word(folder):
+    done = CliRunner().invoke(app, ["doctor", "--format", "json", "--data-dir", str(folder)])
+    return next(each for each in json.loads(done.stdout)["findings"] if each["check"] == "access")
+
+
+def test_doctor_says_whether_predictions_are_open_and_what_is_wrong_with_the_keys(tmp_path):
+    assert "open to whoever" in doctors_word(tmp_path)["detail"]
+    run(tmp_path, "add", "shop", "--role", "client")
+    assert doctors_word(tmp_path) == {"check": "access", "status": "ok", "detail": "1 keys, 1 of clients"}
+    add_key(tmp_path, "old", "viewer", by="ada", expires=datetime.now(UTC) - timedelta(days=1))
+    assert (doctors_word(tmp_path)["status"], "old" in doctors_word(tmp_path)["detail"]) == ("warning", True)
+    keys_file(tmp_path).chmod(0o644)
+    assert "chmod 600" in doctors_word(tmp_path)["detail"]
+    keys_file(tmp_path).write_text("{")
+    assert doctors_word(tmp_path)["status"] == "failed"
