@@ -10,9 +10,11 @@ import httpx2
 import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
+from shadow_mlops.access import RULES, add_key
 from shadow_mlops.deployment import parse_deployment
-from shadow_mlops.domain.errors import AppendError
+from shadow_mlops.domain.errors import AccessRuleError, AppendError
 from shadow_mlops.domain.events import EVENTS, OUTCOMES, Origin
 from shadow_mlops.domain.features import Feature, Signature
 from shadow_mlops.domain.models import ModelCard, Serving
@@ -531,3 +533,48 @@ def test_answers_are_the_bytes_that_the_schema_promises(running: Running):
 
     raw = running.call("POST", "/predict", json=GOOD).content
     assert msgspec.json.decode(raw, type=BinaryAnswer).model_version == "2.1.0"
+
+
+def test_with_a_key_configured_predictions_and_outcomes_need_one(tmp_path: Path):
+    secret = add_key(tmp_path, "shop", "client", by="ada")[1]
+    viewer = add_key(tmp_path, "vera", "viewer", by="ada")[1]
+    running = Running(data_dir=tmp_path)
+    bodies = {
+        "/predict": GOOD,
+        "/predict/batch": {"instances": [GOOD]},
+        "/outcomes": {"request_id": "r", "label": 1},
+    }
+    for path, body in bodies.items():
+        for headers, status in (
+            ({}, 401),
+            ({"Authorization": f"Bearer {secret}x"}, 401),
+            ({"Authorization": f"Bearer {viewer}"}, 403),
+        ):
+            with capture_logs() as lines:
+                answer = running.call("POST", path, json=body, headers=headers)
+            assert answer.status_code == status, path
+            assert answer.headers.get("WWW-Authenticate") == ("Bearer" if status == 401 else None)
+            assert answer.json()["error"]["request_id"] == answer.headers["X-Request-ID"]
+            assert secret not in answer.text + str(lines)
+        assert running.events() == []
+    for headers in ({"Authorization": f"Bearer {secret}"}, {"X-API-Key": secret}):
+        codes = [running.call("POST", path, json=body, headers=headers).status_code for path, body in bodies.items()]
+        assert codes == [200, 200, 202]
+    assert running.call("GET", "/health/live").status_code == 200
+
+
+def test_credentials_that_nobody_asked_for_change_nothing(running: Running):
+    for headers in ({"Authorization": "Bearer wrong"}, {"X-API-Key": "wrong"}):
+        assert running.call("POST", "/predict", json=GOOD, headers=headers).status_code == 200
+
+
+def test_a_gateway_with_a_route_of_which_nobody_said_who_may_use_it_does_not_start(tmp_path: Path, monkeypatch):
+    monkeypatch.delitem(RULES, "GET /models")
+    with pytest.raises(AccessRuleError, match="GET /models has no rule"):
+        Running(data_dir=tmp_path)
+
+
+def test_a_rule_that_the_frameworks_routes_cannot_keep_keeps_the_gateway_from_starting(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(RULES, "GET /metrics", "viewer")
+    with pytest.raises(AccessRuleError, match="nothing before it looks at credentials"):
+        Running(data_dir=tmp_path)

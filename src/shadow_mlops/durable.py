@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 
-def replace_durably(path: Path, content: bytes) -> None:
+def replace_durably(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write a file so that whoever reads it, also after a crash or a loss of power, sees the old one or the new one.
+
+    Parameters
+    ----------
+    mode
+        Who may read it, before a byte of it is there; None: what the process's umask says.
 
     Raises
     ------
@@ -18,6 +23,8 @@ def replace_durably(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

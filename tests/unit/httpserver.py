@@ -16,6 +16,7 @@ class Seen:
     path: str
     request_id: str
     body: Any
+    authorization: str | None = None
 
 
 Answer = Callable[[Seen], Awaitable[bytes | None]]
@@ -56,7 +57,7 @@ class Server:
                     writer.write(reply(404 if self.document is None else 200, self.document or {}))
                     break
                 body = await reader.readexactly(int(headers["Content-Length"]))
-                seen = Seen(head.split(" ")[1], headers["X-Request-ID"], json.loads(body))
+                seen = Seen(head.split(" ")[1], headers["X-Request-ID"], json.loads(body), headers.get("Authorization"))
                 self.seen.append(seen)
                 answer = await self.answer(seen)
                 if answer is None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from shadow_mlops.access import RULES, Keyring, add_key
 from shadow_mlops.console import Answer, Console
 from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError, UnavailableError
 from shadow_mlops.retraining.ordering import Ordered
@@ -63,7 +64,7 @@ class Running:
         self.state = open_state(f"sqlite:///{folder / 'state.db'}")
         upgrade(self.state)
         self.console = Console(
-            token=TOKEN,
+            keys=Keyring(folder, TOKEN),
             compare=Answer(lambda *given: self.note("compare", given, Compared(3)), Compared),
             inspect=Answer(lambda *given: self.note("inspect", given, Compared(3)), Compared),
             gate=Answer(lambda: self.note("gate", (), {"decision": "keep_watching"}), dict[str, str]),
@@ -320,8 +321,11 @@ def test_the_document_describes_every_answer(running):
         assert name in schemas, name
     for method, path in GUARDED:
         operation = document["paths"][path][method.lower()]
-        assert operation["security"] == [{"operator": []}]
-        assert "401" in operation["responses"]
+        assert {"operator": []} in operation["security"]
+        assert {} not in operation["security"]
+        assert {"401", "403"} <= set(operation["responses"])
+    assert document["paths"]["/promote"]["post"]["security"] == [{"operator": []}]
+    assert {} in document["paths"]["/events"]["post"]["security"]
     assert "security" not in document["paths"]["/shadow/comparison"]["get"]
     assert schemas["Switch"]["properties"].keys() >= {"from", "to", "roles", "followed"}
 
@@ -413,3 +417,37 @@ def test_drift_that_nobody_watches_is_503_with_the_reason(running):
     response = running.call("GET", "/drift")
     assert response.status_code == 503
     assert error(response)["message"] == "nobody watches drift: shadow up"
+
+
+def test_a_viewer_reads_what_was_recorded_and_orders_nothing(tmp_path):
+    viewer = {"Authorization": f"Bearer {add_key(tmp_path, 'vera', 'viewer', by='ada')[1]}"}
+    running = Running(tmp_path)
+    for method, path in GUARDED:
+        answer = running.call(method, path, headers=viewer, json={"version": "2"} if path == "/promote" else {})
+        assert answer.status_code == (200 if RULES[f"{method} {path}"] == "viewer" else 403), path
+        assert answer.status_code == 200 or error(answer)["code"] == "forbidden"
+    assert running.call("GET", "/shadow/comparison?segments=true", headers=viewer).status_code == 200
+    running.call("GET", "/drift", headers=viewer)
+    assert [what for what, _ in running.asked] == ["logs", "inspect", "drift"]
+    assert running.asked[-1] == ("drift", (True,))
+
+
+def test_an_order_by_key_is_recorded_under_its_name(tmp_path):
+    olga = {"Authorization": f"Bearer {add_key(tmp_path, 'olga', 'operator', by='ada')[1]}"}
+    running = Running(tmp_path)
+    assert running.call("POST", "/rollback", json={}, headers=olga).status_code == 200
+    ((_, more),) = running.asked
+    assert more["who"].startswith("olga@")
+
+
+def test_a_client_reports_events_and_sees_no_more_than_a_stranger(tmp_path):
+    secret = add_key(tmp_path, "shop", "client", by="ada")[1]
+    running = Running(tmp_path)
+    assert running.call("POST", "/events", content=b"{}").status_code == 401
+    assert running.asked == []
+    assert running.call("POST", "/events", content=b"{}", headers={"X-API-Key": secret}).status_code == 202
+    client = {"Authorization": f"Bearer {secret}"}
+    assert running.call("GET", "/shadow/comparison?segments=true", headers=client).status_code == 403
+    assert running.call("GET", "/audit", headers=client).status_code == 403
+    assert running.call("GET", "/drift", headers=client).status_code == 200
+    assert running.asked[-1] == ("drift", (False,))

@@ -214,3 +214,30 @@ def test_drift_begins_at_the_row_that_was_asked_for():
 def test_example_rows_are_the_generators():
     rows = list(itertools.islice(example_rows(seed=5), 50))
     assert [json.loads(row.body) for row in rows] == list(itertools.islice(generate(2000, seed=5).requests(), 50))
+
+
+@pytest.mark.parametrize("key", ["", "shadow_s3cret"])
+def test_a_clients_key_is_sent_with_predictions_and_labels_and_shown_nowhere(table, monkeypatch, key):
+    monkeypatch.setenv("SHADOW_API_KEY", key)
+    with Server().running() as server:
+        result = invoke("--url", server.url, "--data", table, "--target", "Churn", "--label-delay", 0)
+    assert {seen.path for seen in server.seen} == {"/predict", "/outcomes"}
+    assert {seen.authorization for seen in server.seen} == {f"Bearer {key}" if key else None}
+    assert not key or key not in result.output
+
+
+def test_where_clients_need_a_key_the_hint_says_how_to_get_one(table):
+    async def closed(seen: Seen) -> bytes:
+        return reply(401)
+
+    with Server(closed).running() as server:
+        result = invoke("--url", server.url, "--data", table, "--target", "Churn", "--label-delay", 0)
+    assert (result.exit_code, "SHADOW_API_KEY" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize("key", ["two words", "a\r\nHost: elsewhere", "schl\u00fcssel"])
+def test_a_key_that_would_break_a_header_is_refused_and_not_repeated(table, monkeypatch, key):
+    monkeypatch.setenv("SHADOW_API_KEY", key)
+    result = invoke("--url", "http://127.0.0.1:1", "--data", table, "--target", "Churn")
+    assert isinstance(result.exception, SettingsError)
+    assert key not in str(result.exception)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 import os
 import secrets
 import stat
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from shadow_mlops.domain.errors import SettingsError, UnauthenticatedError
+from shadow_mlops.domain.errors import SettingsError
 
 log = structlog.get_logger()
 
@@ -67,36 +66,3 @@ def _create(path: Path) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
-
-
-def check(token: str, authorization: str | None) -> None:
-    """Let through whoever shows the token, in a time that says nothing about it.
-
-    Parameters
-    ----------
-    token
-        The token in force.
-    authorization
-        Value of the request's ``Authorization`` header; None where there is none.
-
-    Raises
-    ------
-    UnauthenticatedError
-        For anything but ``Bearer TOKEN``.
-
-    Examples
-    --------
-    >>> check("secret", "Bearer secret")
-    >>> check("secret", "Bearer guess")
-    Traceback (most recent call last):
-    ...
-    shadow_mlops.domain.errors.UnauthenticatedError: this is the token of no operator; ...
-    """
-    scheme, _, given = (authorization or "").partition(" ")
-    shown = given.strip().encode("utf-8", "surrogateescape")
-    if scheme.lower() == "bearer" and token and hmac.compare_digest(shown, token.encode()):
-        return
-    where = "OPERATOR_TOKEN, or the file operator-token in the data directory"
-    if authorization is None:
-        raise UnauthenticatedError(f"operators only: send Authorization: Bearer TOKEN ({where})")
-    raise UnauthenticatedError(f"this is the token of no operator; the token is in {where}")

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from shadow_mlops.cli import (
+    access,
     challenger,
     compare,
     console,
@@ -50,6 +51,7 @@ app.command()(replay.replay)
 app.command()(doctor.doctor)
 models.app.command("register-remote")(remote.register_remote)
 app.add_typer(models.app, name="models")
+app.add_typer(access.app, name="access")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(events.app, name="events")
 app.add_typer(features.app, name="features")

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +35,7 @@ def doctor(
     data_dir: DataDirOption = None,
     output: Annotated[Literal["table", "json"], typer.Option("--format", help="How to print.")] = "table",
 ) -> None:
-    """Check settings, deployment file, disk, log, prepared models and scheduling; changes nothing.
+    """Check settings, deployment file, disk, log, prepared models, keys and scheduling; changes nothing.
 
     Exit codes: 0 fit (perhaps with warnings), 1 something failed.
 
@@ -135,6 +136,20 @@ def _models(settings: Settings) -> tuple[Literal["ok", "warning", "failed"], str
     return "ok", f"champion {told[0]}" + (f", challengers {', '.join(told[1:])}" if told[1:] else "")
 
 
+def _access(settings: Settings) -> tuple[Literal["ok", "warning", "failed"], str]:
+    from shadow_mlops.access import keys_file, read_keys  # noqa: PLC0415
+
+    keys = read_keys(settings.data_dir)
+    if not keys:
+        return "ok", "no keys: predictions are open to whoever reaches the port"
+    if keys_file(settings.data_dir).stat().st_mode & 0o077:
+        return "warning", f"others may read or write {keys_file(settings.data_dir)}: chmod 600"
+    if over := [key.name for key in keys if key.expired(datetime.now(UTC))]:
+        return "warning", f"expired, to be revoked: {', '.join(over)}"
+    clients = sum(key.role == "client" for key in keys)
+    return "ok", f"{len(keys)} keys, {f'{clients} of clients' if clients else 'predictions are open'}"
+
+
 _CHECKS: dict[str, Callable[[Settings], tuple[Literal["ok", "warning", "failed"], str]]] = {
     "python": _python,
     "deployment": _deployment,
@@ -142,4 +157,5 @@ _CHECKS: dict[str, Callable[[Settings], tuple[Literal["ok", "warning", "failed"]
     "scheduling": _scheduling,
     "event log": _log,
     "models": _models,
+    "access": _access,
 }

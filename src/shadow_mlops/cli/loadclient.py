@@ -138,6 +138,8 @@ class Pool:
         Seconds from the moment a request was sent until it is given up.
     max_waiting
         Requests that may wait for a connection; further ones end as ``overflow``.
+    key
+        Client's key; empty: none is sent.
 
     Raises
     ------
@@ -146,7 +148,14 @@ class Pool:
     """
 
     def __init__(
-        self, url: str, done: Done, *, connections: int = 64, timeout: float = 10.0, max_waiting: int = 20_000
+        self,
+        url: str,
+        done: Done,
+        *,
+        connections: int = 64,
+        timeout: float = 10.0,
+        max_waiting: int = 20_000,
+        key: str = "",
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -156,7 +165,8 @@ class Pool:
         self._host = parts.hostname
         self._port = parts.port or (443 if self._ssl else 80)
         self._prefix = parts.path.rstrip("/")
-        self._head = f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n".encode()
+        shown = f"Authorization: Bearer {key}\r\n" if key else ""
+        self._head = f"Host: {parts.netloc}\r\nContent-Type: application/json\r\n{shown}".encode()
         self._done = done
         self._limit = connections
         self._timeout = timeout

@@ -79,6 +79,8 @@ class Traffic:
         Most connections open at once.
     timeout
         Seconds after which a request is given up.
+    key
+        Client's key; empty: none is sent.
     seen
         Called with the number of a row, its label, and the answer it got.
     """
@@ -92,11 +94,12 @@ class Traffic:
         label_delay: float,
         connections: int,
         timeout: float,
+        key: str = "",
         seen: Callable[[int, Label | None, Answer], None] = lambda _number, _label, _answer: None,
     ) -> None:
-        self._pool = Pool(url, self._predicted, connections=connections, timeout=timeout)
+        self._pool = Pool(url, self._predicted, connections=connections, timeout=timeout, key=key)
         # Labels go their own way: a slow /outcomes must not take a connection from a prediction.
-        self._label_pool = Pool(url, self._reported, connections=4, timeout=timeout)
+        self._label_pool = Pool(url, self._reported, connections=4, timeout=timeout, key=key)
         self._rows = rows
         self._rate = rate
         self._seen = seen
@@ -268,6 +271,8 @@ def render(summary: Summary) -> str:
         lines[-1] += f", {summary.labels_not_posted:,} not yet due"
     if "429" in summary.failed:
         lines.append("hint      429 is the gateway's limit per client: raise RATE_LIMIT_REQUESTS or lower --rate")
+    if "401" in summary.failed:
+        lines.append("hint      401: clients need a key here (`shadow access add NAME --role client`): SHADOW_API_KEY")
     return "\n".join(lines)
 
 
@@ -319,7 +324,8 @@ def traffic(  # noqa: PLR0917 - one parameter per option
 ) -> None:
     """Send rows at a fixed rate, whatever the answers do, and report their labels later.
 
-    Exit code: 0 all answered, 1 some failed, 2 wrong arguments, 5 nothing listens there, 130 interrupted.
+    Where clients need a key, SHADOW_API_KEY is sent. Exit code: 0 all answered, 1 some failed, 2 wrong arguments, 5
+    nothing listens there, 130 interrupted.
 
     Example: shadow traffic --url http://127.0.0.1:8000 --example churn --rate 200 --drift-at 2500
     """
@@ -332,7 +338,15 @@ def traffic(  # noqa: PLR0917 - one parameter per option
     if deployment is not None and entity is None:
         entity = load_deployment(deployment).entity
     rows, total = _example(count, drift_at, seed) if data is None else _file(url, data, target, entity, count)
-    sender = Traffic(url, rows, rate=rate, label_delay=label_delay, connections=connections, timeout=timeout)
+    sender = Traffic(
+        url,
+        rows,
+        rate=rate,
+        label_delay=label_delay,
+        connections=connections,
+        timeout=timeout,
+        key=settings.shadow_api_key.get_secret_value(),
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         summary, interrupted = runner.run(_with_progress(sender, total))
     if output == "json":

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 from fastapi import Depends, FastAPI, Query, Request, Response
-from fastapi.security import HTTPBearer
+from fastapi.routing import APIRoute
 from sqlalchemy import Engine
 from starlette.types import ASGIApp
 
 from shadow_mlops import __version__
-from shadow_mlops.access import check
+from shadow_mlops.access import ALLOWED, CLOSER, RULES, Caller, Keyring, named, require_rules
 from shadow_mlops.console.bodies import CanaryOrder, Promotion, RetrainOrder, Rollback, read_bytes, read_json
 from shadow_mlops.console.errors import RequestIds, add_error_handlers
 from shadow_mlops.console.openapi import document, events_body, json_body, responses
@@ -79,8 +79,8 @@ class Console:
 
     Parameters
     ----------
-    token
-        Operators' bearer token.
+    keys
+        Knows callers by their keys.
     compare
         ``(since, until, exact) -> `` the comparison.
     inspect
@@ -106,7 +106,7 @@ class Console:
     def __init__(
         self,
         *,
-        token: str,
+        keys: Keyring,
         compare: Answer,
         inspect: Answer,
         gate: Answer,
@@ -119,7 +119,7 @@ class Console:
         max_body: int,
         title: str = "Shadow MLOps console",
     ) -> None:
-        self._token = token
+        self._keys = keys
         self._compare = compare
         self._inspect = inspect
         self._gate = gate
@@ -139,13 +139,17 @@ class Console:
         self._order: asyncio.Future[Any] | None = None
         self._reading = 0
         self.application = FastAPI(
-            title=title, version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False
+            title=title,
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            dependencies=[Depends(self._admit)],
         )
         self.application.openapi = lambda: document(  # type: ignore[method-assign]
             self.application,
             {"Comparison": compare.kind, "LogsPage": logs.kind, "Gate": gate.kind, "LiveDrift": drift.kind},
         )
-        self._guarded = [Depends(HTTPBearer(scheme_name="operator", auto_error=False)), Depends(self._operator)]
         add_error_handlers(self.application)
         self._add_shadow()
         self._add_drift()
@@ -153,6 +157,8 @@ class Console:
         self._add_operating()
         self._add_retraining()
         self._add_taking()
+        for route in self.application.routes:  # those of Starlette alone know no dependencies
+            require_rules(named(route), checked=isinstance(route, APIRoute))
         self.asgi: ASGIApp = RequestIds(self.application)
 
     async def drain(self, seconds: float) -> bool:
@@ -184,8 +190,9 @@ class Console:
         self._order = asyncio.ensure_future(self._run(self._operators, order))
         return await asyncio.shield(self._order)
 
-    def _operator(self, request: Request) -> None:
-        check(self._token, request.headers.get("authorization"))
+    async def _admit(self, request: Request) -> None:
+        may = RULES[f"{request.method} {request.scope['route'].path}"]
+        request.state.caller = self._keys.admit(may, dict(request.scope["headers"]))
 
     def _add_shadow(self) -> None:
         app = self.application
@@ -198,20 +205,20 @@ class Console:
             "/shadow/comparison",
             tags=["shadow"],
             summary="Champion against challengers",
-            responses=responses(200, "Comparison", 401),
+            responses=responses(200, "Comparison"),
         )
         async def comparison(  # noqa: PLR0917 - one parameter per query parameter
             request: Request,
             since: Annotated[datetime | None, Query(description="Events from this time on; UTC unless told.")] = None,
             until: Annotated[datetime | None, Query(description="Events before this time.")] = None,
             exact: Annotated[bool, Query(description="Sort for the AUC instead of counting in bins.")] = False,
-            segments: Annotated[bool, Query(description="Compare in segments too; operators only.")] = False,
-            disagreements: Annotated[bool, Query(description="List disagreements too; operators only.")] = False,
+            segments: Annotated[bool, Query(description="Compare in segments too; viewers only.")] = False,
+            disagreements: Annotated[bool, Query(description="List disagreements too; viewers only.")] = False,
         ) -> Response:
             """Pairs, agreement, and on labelled pairs accuracy, AUC, log loss and Brier score of each side."""
             span = (_utc(since), _utc(until), exact)
             if segments or disagreements:  # values of features, and customers
-                self._operator(request)
+                self._keys.admit(CLOSER["GET /shadow/comparison"], dict(request.scope["headers"]))
                 return _json(await self._read(partial(self._inspect.call, *span, segments, disagreements)))
             return _json(await self._read(partial(self._compare.call, *span)))
 
@@ -229,8 +236,7 @@ class Console:
             "/shadow/logs",
             tags=["shadow"],
             summary="Recorded pairs",
-            dependencies=self._guarded,
-            responses=responses(200, "LogsPage", 401),
+            responses=responses(200, "LogsPage"),
         )
         async def logs(
             limit: Annotated[int, Query(ge=1, le=1000, description="Most pairs.")] = 100,
@@ -244,13 +250,12 @@ class Console:
             "/drift",
             tags=["drift"],
             summary="How far traffic is from its reference",
-            responses=responses(200, "LiveDrift", 401),
+            responses=responses(200, "LiveDrift"),
         )
         async def drift(request: Request) -> Response:
-            """Scores of the newest window, detector, episodes; with the operator's token also bins and categories."""
-            shown = request.headers.get("authorization") is not None
-            if shown:
-                self._operator(request)
+            """Scores of the newest window, detector, episodes; to viewers and operators also bins and categories."""
+            caller = self._keys.known(dict(request.scope["headers"]))
+            shown = caller is not None and caller.role in ALLOWED[CLOSER["GET /drift"]]
             return _json(await self._read(partial(self._drift.call, shown)))
 
     def _add_trail(self) -> None:
@@ -258,14 +263,13 @@ class Console:
             "/audit",
             tags=["rollout"],
             summary="Who did what, when and why",
-            dependencies=self._guarded,
-            responses=responses(200, "AuditTrail", 401),
+            responses=responses(200, "AuditTrail"),
         )
         async def trail(
             limit: Annotated[int, Query(ge=1, le=1000, description="Most entries.")] = 100,
             after: Annotated[int | None, Query(ge=1, le=2**63 - 1, description="`next` of the page before.")] = None,
         ) -> Response:
-            """Promotions and rollbacks, refused ones too, newest first."""
+            """Promotions, rollbacks, keys and retraining, refused ones too, newest first."""
             return _json(await self._run(self._trail, partial(audit.entries, self._state, limit, after)))
 
     def _add_operating(self) -> None:
@@ -275,8 +279,7 @@ class Console:
             "/promote",
             tags=["rollout"],
             summary="Make a version champion",
-            dependencies=self._guarded,
-            responses=responses(200, "Switch", 400, 401, 404, 409, 413, 415),
+            responses=responses(200, "Switch", 400, 404, 409, 413, 415),
             openapi_extra=json_body("Promotion", {"version": "3.0.0-beta", "reason": "better log loss for a week"}),
         )
         async def promote(request: Request) -> Response:
@@ -289,8 +292,7 @@ class Console:
             "/rollback",
             tags=["rollout"],
             summary="Make the version before it champion again",
-            dependencies=self._guarded,
-            responses=responses(200, "Switch", 400, 401, 404, 409, 413, 415),
+            responses=responses(200, "Switch", 400, 404, 409, 413, 415),
             openapi_extra=json_body("Rollback", {"reason": "complaints"}),
         )
         async def rollback(request: Request) -> Response:
@@ -303,8 +305,7 @@ class Console:
             "/canary",
             tags=["rollout"],
             summary="Start a canary, go on, hold or end it",
-            dependencies=self._guarded,
-            responses=responses(200, "CanaryChange", 400, 401, 404, 409, 413, 415),
+            responses=responses(200, "CanaryChange", 400, 404, 409, 413, 415),
             openapi_extra=json_body("CanaryOrder", {"action": "start", "reason": "the gate says promote"}),
         )
         async def canary(request: Request) -> Response:
@@ -321,8 +322,7 @@ class Console:
             status_code=202,
             tags=["drift"],
             summary="Retrain now",
-            dependencies=self._guarded,
-            responses=responses(202, "Retraining", 400, 401, 409, 413, 415),
+            responses=responses(202, "Retraining", 400, 409, 413, 415),
             openapi_extra=json_body("RetrainOrder", {"reason": "new price list since Monday"}),
         )
         async def retrain(request: Request) -> Response:
@@ -351,7 +351,8 @@ class Console:
 def _origin(request: Request) -> dict[str, Any]:
     peer = request.client.host if request.client else "local"
     client = request.headers.get("x-forwarded-for", peer)[:100]
-    return {"who": f"operator@{client}", "details": {"via": "http", "request_id": request.scope["request_id"]}}
+    caller: Caller = request.state.caller  # a route that gives orders knows who does
+    return {"who": f"{caller.name}@{client}", "details": {"via": "http", "request_id": request.scope["request_id"]}}
 
 
 def _utc(time: datetime | None) -> datetime | None:

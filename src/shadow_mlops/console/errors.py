@@ -11,6 +11,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shadow_mlops.access import SECURITY_HEADERS
 from shadow_mlops.domain.errors import InvalidFieldsError, Problem, ShadowError
 from shadow_mlops.domain.events import REQUEST_ID
 from shadow_mlops.httperrors import error_response, http_error_response
@@ -43,7 +44,10 @@ class RequestIds:
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS:
+                    headers[name.decode()] = value.decode()
             await send(message)
 
         try:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from shadow_mlops.access import with_rules
 from shadow_mlops.console.bodies import CanaryOrder, Promotion, RetrainOrder, Rollback
 from shadow_mlops.console.reported import ReportedEvent
 from shadow_mlops.retraining.ordering import Ordered
@@ -17,7 +18,6 @@ from shadow_mlops.state.audit import Entries
 _REF = "#/components/schemas/{name}"
 _ERRORS = {
     400: "Not JSON.",
-    401: "No operator's token, or a wrong one.",
     404: "No such version.",
     409: "The state forbids it; the message says what does.",
     413: "Too many bytes.",
@@ -99,4 +99,4 @@ def document(app: FastAPI, answers: Mapping[str, Any]) -> dict[str, Any]:
     schemas = {**base.get("components", {}).get("schemas", {}), **parts, "Accepted": _ACCEPTED}
     for name, top in zip(kinds, tops, strict=True):
         schemas.setdefault(name, top)
-    return {**base, "components": {**base.get("components", {}), "schemas": schemas}}
+    return with_rules({**base, "components": {**base.get("components", {}), "schemas": schemas}})

@@ -5,6 +5,7 @@
     ShadowError
     ├── DeploymentError            the deployment file is wrong (path, line)
     ├── SettingsError              an environment variable or flag is wrong
+    ├── AccessRuleError            a route of which nobody said who may use it: a defect, told at start
     ├── RequestError               a client's request is wrong
     │   ├── MalformedBodyError     not JSON, not UTF-8, nested too deep
     │   ├── BodyTooLargeError      more bytes or rows than allowed
@@ -66,6 +67,10 @@ class DeploymentError(ShadowError):
 
 class SettingsError(ShadowError):
     """An environment variable or a flag is wrong."""
+
+
+class AccessRuleError(ShadowError):
+    """A route of which nobody said who may use it, or whose rule nothing keeps."""
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp
 
 from shadow_mlops import __version__
+from shadow_mlops.access import Keyring, named, require_rules
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.domain.errors import ShadowError, UnavailableError
 from shadow_mlops.domain.events import EVENTS, OUTCOMES
 from shadow_mlops.eventlog.seam import EventLog
 from shadow_mlops.features.client import FeatureClient
+from shadow_mlops.gateway.browsers import CrossOrigin, with_page_policy
 from shadow_mlops.gateway.champion import ChampionFollower
 from shadow_mlops.gateway.dataplane import DataPlane
 from shadow_mlops.gateway.forwarding import FORWARDED, ConsoleClient, Forwarder
@@ -66,6 +69,10 @@ class Gateway:
         Name of this worker as a writer of the log.
     metrics_text
         Prometheus text of all processes of this host.
+    keys
+        Knows callers by their keys; None: those of the data directory.
+    origins
+        Web origins whose pages may call the API.
     sync
         True: an answer leaves only when its event survives a loss of power.
     """
@@ -79,6 +86,8 @@ class Gateway:
         *,
         writer: str,
         metrics_text: Callable[[], Awaitable[bytes]],
+        keys: Keyring | None = None,
+        origins: Sequence[str] = (),
         title: str = "Shadow MLOps API",
         limits: Limits | None = None,
         sync: bool = False,
@@ -103,7 +112,9 @@ class Gateway:
         self._swaps = metrics.model_swaps.labels("served")
         self.console = ConsoleClient(data_dir / "run" / "console.json")
         self.application = _fastapi(self, deployment, data_dir, metrics_text, title)
-        self.asgi = DataPlane(
+        for route in self.application.routes:
+            require_rules(named(route), checked=False)
+        self.asgi: ASGIApp = DataPlane(
             self.predictor,
             OutcomeIntake(self._outcomes, deployment.name, metrics, sync=sync),
             Forwarder(
@@ -113,6 +124,7 @@ class Gateway:
                 count=lambda path, status: metrics.requests.labels(path, str(status)).inc(),
             ),
             metrics,
+            keys=keys or Keyring(data_dir),
             limiter=None
             if limits.requests is None
             else RateLimiter(limits.requests, limits.window_seconds, limits.table),
@@ -120,6 +132,8 @@ class Gateway:
             max_rows=limits.batch_rows,
             stored=self.stored,
         )
+        if origins:  # else nothing is in the way of a prediction
+            self.asgi = CrossOrigin(self.asgi, origins)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -188,11 +202,7 @@ def _fastapi(
     _add_errors(app)
     _add_openapi(app, gateway, deployment)
 
-    @app.middleware("http")
-    async def request_id(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        response.headers["X-Request-ID"] = request.scope.get("request_id", "")
-        return response
+    app.middleware("http")(with_page_policy)
 
     @app.get("/health", tags=["operations"], summary="Is it well?")
     async def health() -> Response:

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shadow_mlops.access import RULES, Keyring, require_rules
 from shadow_mlops.deployment.columns import Stored
 from shadow_mlops.domain.errors import (
     BodyTooLargeError,
@@ -26,6 +27,7 @@ from shadow_mlops.domain.errors import (
     ShadowError,
 )
 from shadow_mlops.gateway.answers import Answer
+from shadow_mlops.gateway.browsers import hardened
 from shadow_mlops.gateway.limiter import RateLimiter
 from shadow_mlops.gateway.outcomes import OutcomeIntake
 from shadow_mlops.gateway.predict import Predictor
@@ -65,6 +67,8 @@ class DataPlane:
         Takes outcomes.
     rest
         The application of all other routes.
+    keys
+        Knows callers by their keys.
     limiter
         Requests per client; None: unlimited.
     max_body, max_rows
@@ -80,6 +84,7 @@ class DataPlane:
         rest: ASGIApp,
         metrics: Metrics,
         *,
+        keys: Keyring,
         limiter: RateLimiter | None,
         max_body: int,
         max_rows: int,
@@ -90,6 +95,7 @@ class DataPlane:
         self._outcomes = outcomes
         self._rest = rest
         self._metrics = metrics
+        self._keys = keys
         self._limiter = limiter
         self._max_body = max_body
         self._max_rows = max_rows
@@ -98,6 +104,8 @@ class DataPlane:
             "/predict/batch": self._batch,
             "/outcomes": self._report,
         }
+        require_rules([f"POST {path}" for path in self._routes], checked=True)
+        self._rules = {path: RULES[f"POST {path}"] for path in self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""
@@ -113,13 +121,14 @@ class DataPlane:
                 self._limiter.take(client_of(scope))
             if route is None:
                 scope["request_id"] = request_id
-                await self._rest(scope, receive, send)
+                await self._rest(scope, receive, hardened(send))
                 return
             if scope["method"] != "POST":
                 self._metrics.requests.labels(path, "405").inc()
                 body = http_error_response(405, f"{path} takes POST", request_id)
                 await respond(send, 405, body, request_id, {"Allow": "POST"})
                 return
+            self._keys.admit(self._rules[path], headers)
             status, body = await route(headers, receive, request_id)
         except ClientGoneError:
             return

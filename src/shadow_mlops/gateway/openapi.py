@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from shadow_mlops.access import with_rules
 from shadow_mlops.domain.deployment import Deployment
 from shadow_mlops.gateway.answers import answer_schema
 from shadow_mlops.gateway.champion import Served
@@ -99,7 +100,7 @@ def document(app: FastAPI, deployment: Deployment, served: Served | None) -> dic
         )
     }
     result["components"] = {**base.get("components", {}), "schemas": components}
-    return result
+    return with_rules(result)
 
 
 def merged(own: dict[str, Any], console: dict[str, Any] | None, forwarded: re.Pattern[str]) -> dict[str, Any]:

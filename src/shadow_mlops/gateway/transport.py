@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
+from shadow_mlops.access import DATA_HEADERS
 from shadow_mlops.domain.errors import BodyTooLargeError, ContentTypeError
 from shadow_mlops.domain.events import REQUEST_ID
 
@@ -95,6 +96,7 @@ async def respond(send: Send, status: int, body: bytes, request_id: str, headers
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", request_id.encode()),
+        *DATA_HEADERS,
     ]
     if headers:
         raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from shadow_mlops.access import operator_token
+from shadow_mlops.access import Keyring, operator_token
 from shadow_mlops.comparison import LISTED, Comparison, Look, compare
 from shadow_mlops.console import Answer, Console
 from shadow_mlops.console.intake import Intake
@@ -107,7 +107,7 @@ def build(settings: Settings, deployment: Deployment, registry: Registry, intake
     Raises
     ------
     SettingsError
-        If the operator's token cannot be kept.
+        If the operator's token cannot be kept, or the keys cannot be read.
     StateError
         If the state database does not answer.
     """
@@ -125,8 +125,10 @@ def build(settings: Settings, deployment: Deployment, registry: Registry, intake
         return compare(lake, accounting=accounting, since=since, until=until, exact=exact, look=look)
 
     state = state_of(settings)
+    configured = settings.operator_token.get_secret_value()
+    operator_token(settings.data_dir, configured)  # made here, if it is to be made
     return Console(
-        token=operator_token(settings.data_dir, settings.operator_token.get_secret_value()),
+        keys=Keyring(settings.data_dir, configured),
         compare=Answer(compared, Comparison),
         inspect=Answer(inspected, Comparison),
         drift=Answer(lambda with_values: drift_told(settings.data_dir, with_values=with_values), LiveDrift),

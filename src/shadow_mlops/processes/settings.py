@@ -35,6 +35,12 @@ class Settings(BaseSettings):
     operator_token: SecretStr = Field(
         SecretStr(""), description="Bearer token of operators; empty: generated into DATA_DIR."
     )
+    shadow_api_key: SecretStr = Field(
+        SecretStr(""), description="Client's key that `shadow traffic` sends, where clients need one; a secret."
+    )
+    cors_origins: str = Field(
+        "", description="Web origins whose pages may call the API, such as https://app.example.com; commas between."
+    )
     deployment_file: Path = Field(
         Path("shadow.yaml"), description="Deployment file; where it is absent, the bundled example."
     )
@@ -93,6 +99,26 @@ class Settings(BaseSettings):
             raise ValueError("no address that begins with http:// or https://")
         return value
 
+    @field_validator("shadow_api_key")
+    @classmethod
+    def _is_a_key(cls, value: SecretStr) -> SecretStr:
+        # It becomes a header as it is; the message does not repeat it.
+        text = value.get_secret_value()
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise ValueError("no key: it has spaces or characters that no header takes")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in origins_of(value):
+            parts = urlsplit(origin)
+            if parts.scheme not in {"http", "https"} or origin != f"{parts.scheme}://{parts.netloc}" or "*" in origin:
+                raise ValueError(
+                    f"{origin!r} is no origin such as https://app.example.com (no path, no *, every origin by name)"
+                )
+        return value
+
     @property
     def tracking_uri(self) -> str:
         """The registry in force."""
@@ -102,6 +128,15 @@ class Settings(BaseSettings):
     def artifact_root(self) -> Path:
         """Where a SQLite registry keeps the files of its models."""
         return self.data_dir.absolute() / "artifacts"
+
+
+def origins_of(text: str) -> tuple[str, ...]:
+    """The origins of ``CORS_ORIGINS``.
+
+    >>> origins_of("https://a.example, http://localhost:3000")
+    ('https://a.example', 'http://localhost:3000')
+    """
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def load_settings(**overrides: object) -> Settings:

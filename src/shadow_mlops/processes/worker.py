@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 import uvloop
 
+from shadow_mlops.access import Keyring
 from shadow_mlops.deployment import load_deployment
 from shadow_mlops.domain.errors import ConflictError, ShadowError
 from shadow_mlops.gateway import Gateway, Limits
@@ -24,7 +25,7 @@ from shadow_mlops.processes.channel import WorkerChannel
 from shadow_mlops.processes.files import RATE_TABLE
 from shadow_mlops.processes.lifetime import only_one
 from shadow_mlops.processes.logfiles import open_log
-from shadow_mlops.processes.settings import Settings
+from shadow_mlops.processes.settings import Settings, origins_of
 from shadow_mlops.processes.spawn import parent_from_environment, settings_from_environment
 from shadow_mlops.telemetry.logs import configure_logs
 from shadow_mlops.telemetry.metrics import open_metrics
@@ -57,6 +58,8 @@ def build(settings: Settings, identity: str, channel: WorkerChannel) -> Gateway:
         metrics,
         writer=identity,
         metrics_text=channel.metrics,
+        keys=Keyring(settings.data_dir, settings.operator_token.get_secret_value()),
+        origins=origins_of(settings.cors_origins),
         title=settings.api_title,
         limits=Limits(
             body_bytes=settings.max_body_bytes,
