@@ -136,6 +136,8 @@ def test_an_answer_has_the_six_fields_of_the_contract(running: Running):
     )
     assert body["confidence"] == pytest.approx(0.6)
     assert response.headers["X-Request-ID"] == "abc"
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert response.headers["X-Frame-Options"] == "DENY"
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,8 @@ def test_every_answer_has_the_headers_once(tmp_path, method, path, status):
     assert answer.headers["X-Request-ID"]
     for name, value in DATA_HEADERS:
         assert answer.headers.get_list(name.decode()) == [value.decode()]
-    if path != "/predict":
-        (policy,) = answer.headers.get_list("Content-Security-Policy")
-        assert "frame-ancestors 'none'" in policy
+    (policy,) = answer.headers.get_list("Content-Security-Policy")
+    assert "frame-ancestors 'none'" in policy
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc", "/docs/oauth2-redirect"])

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from shadow_mlops.access import RULES, Keyring, add_key
 from shadow_mlops.console import Answer, Console
-from shadow_mlops.domain.errors import ConflictError, LakeError, ModelNotFoundError, UnavailableError
+from shadow_mlops.domain.errors import AccessRuleError, ConflictError, LakeError, ModelNotFoundError, UnavailableError
 from shadow_mlops.retraining.ordering import Ordered
 from shadow_mlops.rollout import CanaryChange, Followed, Status, Switch
 from shadow_mlops.state import audit, open_state, upgrade
@@ -451,3 +451,10 @@ def test_a_client_reports_events_and_sees_no_more_than_a_stranger(tmp_path):
     assert running.call("GET", "/audit", headers=client).status_code == 403
     assert running.call("GET", "/drift", headers=client).status_code == 200
     assert running.asked[-1] == ("drift", (False,))
+
+
+@pytest.mark.parametrize("route", ["GET /audit", "GET /openapi.json", "POST /events"])
+def test_a_console_with_a_route_of_which_nobody_said_who_may_use_it_does_not_start(tmp_path, monkeypatch, route):
+    monkeypatch.delitem(RULES, route)
+    with pytest.raises(AccessRuleError, match=f"{route} has no rule"):
+        Running(tmp_path)

@@ -13,7 +13,7 @@ DATA_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 )
-"""Of the answers of predict and outcomes: JSON that no browser takes for a page needs no policy, and each header costs
+"""Of predictions and accepted outcomes: JSON that no browser takes for a page needs no policy, and each header costs
 a prediction 0.35 µs, because the server checks its bytes (``benchmarks/access.py``)."""
 SECURITY_HEADERS = (*DATA_HEADERS, (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"))
 """Of every other answer; a page that loads something has a policy of its own (:func:`page_policy`)."""

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from starlette.types import Receive, Scope, Send
 
-from shadow_mlops.access import DATA_HEADERS
+from shadow_mlops.access import DATA_HEADERS, SECURITY_HEADERS
 from shadow_mlops.domain.errors import BodyTooLargeError, ContentTypeError
 from shadow_mlops.domain.events import REQUEST_ID
 
@@ -91,12 +91,18 @@ async def read_body(receive: Receive, headers: Headers, limit: int) -> bytes:
 
 
 async def respond(send: Send, status: int, body: bytes, request_id: str, headers: dict[str, str] | None = None) -> None:
-    """Send a JSON response."""
+    """Send a JSON response.
+
+    Parameters
+    ----------
+    headers
+        More of them, of a refusal; None: the answer that a client wanted, whose time counts.
+    """
     raw = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", request_id.encode()),
-        *DATA_HEADERS,
+        *(DATA_HEADERS if headers is None else SECURITY_HEADERS),
     ]
     if headers:
         raw += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
