@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from gatelogs import Hours
+from gatelogs import START_US, Hours
 from lakelogs import BINARY
+from shadow_mlops.domain.models import CREATED_US
 from shadow_mlops.eventlog.segments import SegmentLog
 from shadow_mlops.state import gates as stored
 from shadow_mlops.state import open_state
@@ -44,6 +46,10 @@ def prepared(data: Path, lives: int) -> None:
         wait_for(lambda: system.serving()["challengers"], "the challenger is published")
     for folder in FRESH:
         shutil.rmtree(data / folder, ignore_errors=True)
+    for card in (data / "models" / "churn").glob("*/card.json"):  # registered before the first of the hours below
+        told = json.loads(card.read_bytes())
+        told["provenance"][CREATED_US] = str(START_US - 1)
+        card.write_text(json.dumps(told))
     path = data / "example" / "shadow.yaml"
     path.write_text(path.read_text() + GATE.format(labels=int(0.8 * lives * HOURS_A_LIFE * EACH)))
 
