@@ -65,12 +65,12 @@ _ABSENT = pytest.StashKey[Counter[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("chaos")
-    group.addoption("--duration", type=float, default=20.0, help="seconds of test_everything (verify: 600)")
+    group.addoption("--duration", type=float, default=12.0, help="seconds of test_everything (verify: 600)")
     group.addoption("--flips", type=int, default=100, help="promotions back and forth (verify: 1000)")
     group.addoption("--seeds", type=int, default=1, help="runs in which the challenger is the worse (verify: 20)")
     group.addoption("--kills", type=int, default=5, help="of the monitor in test_gate_kill (verify: 50)")
     group.addoption("--keyed", type=float, default=300, help="keyed predictions/s of test_feature_hang (verify: 1000)")
-    group.addoption("--hang", type=float, default=4, help="seconds that its store hangs (verify: 30)")
+    group.addoption("--hang", type=float, default=3, help="seconds that its store hangs (verify: 30)")
     group.addoption("--whole-demo", action="store_true", help="test_demo_loop with a feature store (verify)")
     group.addoption("--requests", type=int, default=100_000, help="requests of test_memory (verify: 1000000)")
 

@@ -14,7 +14,7 @@ from system import ROOT
 pytestmark = pytest.mark.chaos
 
 SHADOW = str(Path(sys.executable).with_name("shadow"))
-SMALL = ["--rate", "400", "--before", "4000", "--after", "4000"]
+SMALL = ["--rate", "400", "--before", "3000", "--after", "3000"]
 
 
 def told(folder: Path, *arguments: str) -> dict:
@@ -27,7 +27,7 @@ def told(folder: Path, *arguments: str) -> dict:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     whole = metafunc.config.getoption("--whole-demo")
     stored = ["--feature-repo", str(ROOT / "feature_repo")]
-    runs = [[*stored], [*stored, "--kills", "10"]] if whole else [[*SMALL, "--kills", "10"]]
+    runs = [[*stored], [*stored, "--kills", "10"]] if whole else [[*SMALL, "--kills", "6"]]
     metafunc.parametrize("arguments", runs, ids=[" ".join(each[2:]) or "nobody is killed" for each in runs])
 
 

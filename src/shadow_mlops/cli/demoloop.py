@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 0.5
 _LABEL_DELAY_SECONDS = 1.0
 _STEADY_ROWS = 500  # after a promotion, until the last worker has the new model
-_KILL_SECONDS = (3.0, 21.0)
+_KILL_SECONDS = (3.0, 18.0)
 
 
 @dataclass
