@@ -49,6 +49,7 @@ def loop(  # noqa: PLR0917 - one parameter per option
 ) -> None:
     """Stable traffic, then drift: retraining is triggered, trained, replayed, shadowed, promoted; nobody helps.
 
+    Settings of this environment do not reach it: registry, database and log are in its folder, alerts go nowhere.
     Beside it a second gateway answers the same requests with the model of the beginning. Takes some five minutes.
 
     Exit codes: 0 all held, 1 something did not (it says what), 2 wrong arguments, 5 a process does not answer.
@@ -56,6 +57,7 @@ def loop(  # noqa: PLR0917 - one parameter per option
     Example: shadow demo loop --feature-repo feature_repo --kills 10
     """
     from shadow_mlops.cli.demoloop import Story  # noqa: PLC0415 - as above
+    from shadow_mlops.cli.demosystem import apart  # noqa: PLC0415
     from shadow_mlops.example.sources import VIEWS  # noqa: PLC0415
     from shadow_mlops.telemetry.logs import configure_logs  # noqa: PLC0415
 
@@ -74,7 +76,8 @@ def loop(  # noqa: PLR0917 - one parameter per option
         most_seconds=most_seconds,
         without=without,
     )
-    with _folder(folder) as where:
+    feature_repo = feature_repo and feature_repo.absolute()
+    with _folder(folder) as where, apart(where):
         live, frozen = _sites(plan, where, feature_repo, console)
         with live.running(["up"]), frozen.running(["gateway"], features=feature_repo is not None):
             result = Story(plan, live, frozen, console).run()

@@ -23,7 +23,7 @@ from shadow_mlops.cli.demosystem import Site
 from shadow_mlops.cli.traffic import Answer, Traffic
 from shadow_mlops.cli.trafficrows import Label
 from shadow_mlops.deployment import load_deployment
-from shadow_mlops.domain.errors import UnavailableError
+from shadow_mlops.domain.errors import TrainingError, UnavailableError
 from shadow_mlops.domain.events import replays_stream
 from shadow_mlops.models.registry import Registry
 from shadow_mlops.processes.gating import open_gates
@@ -158,6 +158,8 @@ class Story:
         ------
         UnavailableError
             If the gateways cannot be asked, or the time is over; what had happened by then has been told.
+        TrainingError
+            If the retraining failed or was refused.
         """
         self._began = time.monotonic()
         with self._sender.sending():
@@ -221,7 +223,7 @@ class Story:
         for trigger in self._triggers():
             self._tell("retraining triggered", trigger.reason)
             if trigger.state in {"failed", "refused"}:
-                raise SystemExit(f"shadow: retraining {trigger.state}: {trigger.problem}")
+                raise TrainingError(f"retraining {trigger.state}: {trigger.problem}")
         for each in self._registry.versions(self._deployment.name):
             if each.number not in self._known:
                 self._new = self._new or each.human

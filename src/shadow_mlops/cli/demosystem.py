@@ -47,6 +47,26 @@ def shadow(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from shadow_mlops.cli.app import main; main()", *arguments]
 
 
+@contextmanager
+def apart(folder: Path) -> Iterator[None]:
+    """Let nothing that is set here reach what is done in the block: it trains, promotes and alerts by itself.
+
+    Neither settings of the environment (a registry, a database, a webhook of production) nor an ``.env`` beside: the
+    block works in that folder.
+    """
+    kept, before = dict(os.environ), Path.cwd()
+    for name in kept:
+        if name.lower() in Settings.model_fields:
+            del os.environ[name]
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.clear()
+        os.environ.update(kept)
+
+
 def copy_repository(source: Path, target: Path, *, customers: int, seed: int, step: Step) -> None:
     """A Feast repository of one's own: the definitions, with sources of these customers, applied and materialised.
 
